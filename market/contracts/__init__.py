@@ -1,0 +1,1 @@
+"""The contracts of the market, one noun per file: state, operations, refusals."""

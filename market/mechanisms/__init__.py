@@ -1,0 +1,1 @@
+"""Mechanisms: how the trades of a slot are derived; one file each, chosen by name."""

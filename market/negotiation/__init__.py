@@ -1,0 +1,1 @@
+"""The participants' side of the iterative mechanisms: pure, statements in, statements out."""

@@ -1,0 +1,1 @@
+"""Private brokers for the demo, the tests and a community on one machine."""

@@ -1,0 +1,605 @@
+"""Runs replica, follower and household against bus and disk: receive, persist, send, execute.
+
+The only place where decisions become I/O.  One task owns everything; frames and time come in, and
+every turn ends with all duties done in one order: votes durable, then sent; blocks executed and
+durable, then vouched for; the client's nonces and outbox durable, then published.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from consensus.block import Certificate, CertifiedBlock
+from consensus.codec import decode, encode
+from consensus.effects import DurableVote, Effects, Ordered, Pull
+from consensus.errors import DivergedError, MalformedError
+from consensus.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
+from consensus.operation import Operation
+from consensus.pool import is_timely
+from consensus.replica import Replica
+from market.events import Cleared, GateClosed, TradeExecuted
+from market.payloads import ContradictionPayload
+from market.slot import DeadlineKind
+from node.client import RESERVED_AT_ONCE, Client
+from node.execution import ExecutedBlock, Execution
+from node.follower import Follower
+from node.household import Actions, Convict, Household, Relay
+from node.store import LedgerStore, VoteStore
+from node.topics import Topic, TopicClass
+from node.transport import Frame, Transport
+from node.wire import (
+    INLINE_BLOCK_BYTES_MAX,
+    BlockAnnounced,
+    BlockPart,
+    BlockWanted,
+    Doorman,
+    Head,
+    OperationsSent,
+    OperationsWanted,
+    Postmark,
+    StatementsWanted,
+    Status,
+    split_block,
+)
+
+STATEMENTS_PER_MEMBER_MAX = 64
+"""Signed statements held per member and slot, to relay, to answer wishes, to convict."""
+
+ANSWERED_OPERATIONS_BYTES_MAX = 48 * 1024
+NEVER_MS = 2**62
+
+_PHASE_LEVELS: dict[type[Message], str] = {
+    PrePrepare: "pp",
+    Prepare: "p",
+    Commit: "c",
+    Checkpoint: "cp",
+}
+
+_USEFUL_UNTIL = {
+    "order": DeadlineKind.GATE,
+    "withdraw": DeadlineKind.GATE,
+    "statement": DeadlineKind.CLEARING,
+    "contradiction": DeadlineKind.CLEARING,
+    "reading": DeadlineKind.SETTLEMENT,
+}
+"""Until when an operation of a kind can still have an effect."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Duties:
+    """What the current turn has yet to do."""
+
+    votes: list[DurableVote] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
+    execute: Ordered | None = None
+    discard_through: int | None = None
+    kept: list[Operation] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    statements: list[Operation] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
+    values: list[tuple[str, bytes]] = field(default_factory=list)
+    traces: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+
+
+class Driver:
+    """One node of the street.
+
+    Args:
+        member: This node's id.
+        execution: The chain's state; owned by this driver from now on.
+        follower: What is known of blocks ahead.
+        replica: This node's vote, None if it does not endorse.
+        household: This home's decisions, None if it only follows.
+        client: Signs and repeats this member's operations.
+        postmark, doorman: Signed bus messages, out and in.
+        transport, ledger, votes: The world.
+        now_ms: The community's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        execution: Execution,
+        follower: Follower,
+        replica: Replica | None,
+        household: Household | None,
+        client: Client,
+        postmark: Postmark,
+        doorman: Doorman,
+        transport: Transport,
+        ledger: LedgerStore,
+        votes: VoteStore | None,
+        nonces_reserved: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._member = member
+        self._execution = execution
+        self._follower = follower
+        self._replica = replica
+        self._household = household
+        self._client = client
+        self._postmark = postmark
+        self._doorman = doorman
+        self._transport = transport
+        self._ledger = ledger
+        self._votes = votes
+        self._nonces_reserved = nonces_reserved
+        self._now_ms = now_ms
+        self._duties = _Duties()
+        self._statements: dict[int, dict[str, list[Operation]]] = {}
+        self._wishes: list[tuple[str, BlockWanted]] = []
+        self._connects = 0
+        self._announced_height = -1
+        self._head_at_ms = 0
+        self._endorsers = execution.genesis.epoch.members
+        self._keys = execution.genesis.keys
+        self._expect_next_deadline()
+
+    @property
+    def height(self) -> int:
+        """The last executed height."""
+        return self._execution.header.height
+
+    @property
+    def wake_ms(self) -> int:
+        """When a turn is next worth taking without a frame [community ms]."""
+        due = [self._follower.wake_ms, self._client.wake_ms]
+        if self._replica is not None:
+            due.append(self._replica.wake_ms)
+        if self._household is not None:
+            due.append(self._household.wake_ms)
+        return min(due)
+
+    async def turn(self, frames: Iterable[Frame]) -> None:
+        """Take frames, notice the time, and do everything that follows.
+
+        Raises:
+            StoreError: The disk failed; the process must stop.
+            DivergedError: A quorum certified another header than ours; the process must stop.
+        """
+        now_ms = self._now_ms()
+        if self._transport.connects != self._connects:
+            self._connects = self._transport.connects
+            self._greet()
+        for frame in frames:
+            self._take(frame, now_ms)
+        self._tick(now_ms)
+        await self._do_duties(now_ms)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _tick(self, now_ms: int) -> None:
+        if self._replica is not None:
+            self._note(self._replica.tick(now_ms))
+        if self._household is not None:
+            self._act(self._household.tick(now_ms))
+        for source, wish in self._follower.tick(now_ms):
+            self.counters["blocks_pulled"] += 1
+            self._mail(source, "block-wanted", wish)
+        again, expired = self._client.due(now_ms)
+        self._duties.operations += again
+        self._duties.received += expired
+        self.counters["operations_expired"] += len(expired)
+        self._announce_head(now_ms)
+
+    def _greet(self) -> None:
+        """Say again what the broker may have lost with the connection."""
+        self._publish(TopicClass.STATUS, self._postmark.seal("status", Status("ready")), "status")
+        self._announced_height = -1
+        self._client.hurry()
+
+    def _announce_head(self, now_ms: int) -> None:
+        """Publish the certified height, at most once per `resend_ms`."""
+        if self._replica is None or now_ms < self._head_at_ms:
+            return
+        height = self._replica.stable
+        if height == self._announced_height:
+            return
+        self._announced_height = height
+        self._head_at_ms = now_ms + self._execution.genesis.timing.resend_ms
+        head = Head(height, self._execution.digest, self._replica.view)
+        self._publish(TopicClass.STATUS, self._postmark.seal("head", head), "head")
+
+    # -- frames ----------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame, now_ms: int) -> None:
+        """Check one frame and hand it to whom it concerns; refuse and count everything else."""
+        topic = frame.topic
+        if topic.sender == self._member:
+            return
+        if topic.sender not in self._keys:
+            self._refuse("stranger", topic)
+            return
+        self.counters[f"frames_{topic.topic_class}"] += 1
+        try:
+            why = self._open(topic, frame.payload, now_ms)
+        except MalformedError:
+            why = "malformed"
+        if why is not None:
+            self._refuse(why, topic)
+
+    def _refuse(self, why: str, topic: Topic) -> None:
+        self.counters["refused " + why] += 1
+        _log.debug("refused", why=why, sender=topic.sender, topic_class=topic.topic_class)
+
+    def _open(self, topic: Topic, payload: bytes, now_ms: int) -> str | None:
+        match topic.topic_class:
+            case TopicClass.OPERATION:
+                return self._take_operation(decode(payload, Operation), now_ms)
+            case TopicClass.PRICE if not topic.rest:
+                operation = decode(payload, Operation)
+                if operation.body.signer != topic.sender:
+                    return "topic and signer differ"
+                return self._take_statement(operation, now_ms)
+            case TopicClass.CONSENSUS:
+                return self._take_vote(topic, payload, now_ms)
+            case TopicClass.STATUS | TopicClass.BLOCK | TopicClass.INBOX | TopicClass.PRICE:
+                opened = self._doorman.open(payload, topic.sender)
+                if isinstance(opened, str):
+                    return opened
+                return self._take_message(topic.sender, opened[1], now_ms)
+            case _:
+                return "unused class"
+
+    def _take_operation(self, operation: Operation, now_ms: int) -> str | None:
+        """Admit an operation to be ordered, if this node endorses."""
+        if self._replica is None:
+            return None
+        if operation.id in self._replica.pool:
+            return "operation already here"
+        if not is_timely(operation, now_ms):
+            return "operation expired"
+        if self._execution.has_used(operation):
+            return "operation already executed"
+        if not self._execution.is_authentic(operation):
+            return "signature"
+        self._note(self._replica.admit(operation, now_ms))
+        return None
+
+    def _take_statement(self, operation: Operation, now_ms: int) -> str | None:
+        """Hear a participant's statement."""
+        member = operation.body.signer
+        statement = self._execution.decode_payload(operation)
+        if operation.body.kind != "statement" or statement is None:
+            return "not a statement"
+        if not is_timely(operation, now_ms):
+            return "statement expired"
+        if self._execution.genesis.rules.calendar.start_ms(statement.slot) < now_ms:
+            return "statement stale"
+        held = self._statements.setdefault(statement.slot, {}).setdefault(member, [])
+        if operation in held:
+            return "statement already here"
+        if len(held) >= STATEMENTS_PER_MEMBER_MAX:
+            return "too many statements"
+        if not self._execution.is_authentic(operation):
+            return "signature"
+        held.append(operation)
+        if self._household is not None:
+            self._act(self._household.hear(member, statement, now_ms))
+        return None
+
+    def _take_vote(self, topic: Topic, payload: bytes, now_ms: int) -> str | None:
+        if self._replica is None:
+            return None
+        message: Message = decode(payload, Message)  # type: ignore[arg-type] # a union is a type here
+        if message.member != topic.sender:
+            return "topic and signer differ"
+        effects = self._replica.receive(message, now_ms)
+        self._note(effects)
+        return effects.rejected[0].rule if effects.rejected else None
+
+    def _take_message(self, sender: str, payload: Any, now_ms: int) -> str | None:  # noqa: ANN401 - any bus payload
+        match payload:
+            case Head():
+                if sender in self._endorsers:
+                    self._follower.note_height(payload.height, now_ms)
+            case CertifiedBlock():
+                return self._take_block(payload, now_ms)
+            case BlockAnnounced():
+                self._follower.note_height(payload.header.height, now_ms)
+            case BlockPart():
+                answer = self._follower.receive_part(sender, payload, now_ms)
+                if isinstance(answer, str):
+                    return answer
+                if answer is not None:
+                    self._mail(sender, "block-wanted", answer)
+            case BlockWanted():
+                self._wishes.append((sender, payload))
+            case OperationsWanted() if self._replica is not None:
+                self._answer_operations(sender, self._replica.operations(payload.ids))
+            case OperationsSent():
+                for operation in payload.operations:
+                    self._take_sent(operation, now_ms)
+            case StatementsWanted():
+                self._answer_statements(sender, payload)
+            case _:
+                pass
+        return None
+
+    def _take_sent(self, operation: Operation, now_ms: int) -> None:
+        """Take an operation that was asked for: a statement, or a body that a proposal needs."""
+        take = self._take_statement if operation.body.kind == "statement" else self._take_operation
+        why = take(operation, now_ms)
+        if why is not None:
+            self.counters["refused " + why] += 1
+        if operation.body.kind == "statement":
+            self._take_operation(operation, now_ms)
+
+    def _take_block(self, block: CertifiedBlock, now_ms: int) -> str | None:
+        height = block.header.height
+        if self._replica is not None and self._replica.stable < height <= self.height:
+            # Executed here, but the votes that certify it were lost: the certificate will do.
+            self._duties.certificates.append(block.certificate)
+            self._note(self._replica.settle(height))
+            return None
+        return self._follower.offer(block, now_ms)
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def _answer_operations(self, recipient: str, operations: Iterable[Operation]) -> None:
+        """Send bodies in as many frames as they need."""
+        batch: list[Operation] = []
+        size = 0
+        for operation in operations:
+            size += operation.size
+            if size > ANSWERED_OPERATIONS_BYTES_MAX:
+                self._mail(recipient, "operations", OperationsSent(tuple(batch)))
+                batch, size = [], operation.size
+            batch.append(operation)
+        if batch:
+            self._mail(recipient, "operations", OperationsSent(tuple(batch)))
+
+    def _answer_statements(self, recipient: str, wish: StatementsWanted) -> None:
+        """Send statements that a participant missed: one's own, and those of the next in line.
+
+        Two answer every wish, so one silent or lost answer does no harm and a hundred are not sent.
+        """
+        ids = sorted(self._keys)
+        answerable = {self._member, ids[ids.index(self._member) - 1]}
+        by_member = self._statements.get(wish.slot, {})
+        found = []
+        for member in answerable & set(wish.members):
+            for operation in by_member.get(member, []):
+                statement = self._execution.decode_payload(operation)
+                if getattr(statement, "price", wish.price) == wish.price:
+                    found.append(operation)
+        if found:
+            self._answer_operations(recipient, found)
+
+    async def _answer_block(self, recipient: str, wish: BlockWanted) -> None:
+        block = await self._ledger.block(wish.height)
+        if block is None:
+            return
+        parts = split_block(block)
+        if wish.part < len(parts):
+            self._mail(recipient, "block-part", parts[wish.part])
+
+    # -- duties ----------------------------------------------------------------------------------
+
+    def _note(self, effects: Effects) -> None:
+        """Collect what a replica asks for."""
+        duties = self._duties
+        duties.votes += effects.persist
+        duties.messages += effects.broadcast
+        duties.certificates += effects.certified
+        duties.execute = effects.execute or duties.execute
+        if effects.discard_through is not None:
+            duties.discard_through = effects.discard_through
+        for pull in effects.pull:
+            self._pull(pull)
+        for evidence in effects.evidence:
+            _log.warning("equivocation", member=evidence.first.member)
+            self.counters["equivocations"] += 1
+
+    def _pull(self, pull: Pull) -> None:
+        self.counters["operations_pulled"] += len(pull.operation_ids)
+        self._mail(pull.member, "operations-wanted", OperationsWanted(pull.operation_ids))
+
+    def _act(self, actions: Actions) -> None:
+        """Collect what the household asks for."""
+        duties = self._duties
+        for submit in actions.submit:
+            self._submit(submit.kind, submit.slot, submit.payload)
+        for statement in actions.publish:
+            self._publish_statement(statement)
+        for slot, price, members in actions.want:
+            wish = StatementsWanted(slot, price, members)
+            self._publish(TopicClass.PRICE, self._postmark.seal("statements-wanted", wish), "want")
+        for relay in actions.relay:
+            self._relay(relay)
+        for convict in actions.convict:
+            self._convict(convict)
+        duties.traces += actions.traces
+        if actions.state is not None:
+            duties.values.append(("household", actions.state))
+
+    def _submit(self, kind: str, slot: int, payload: msgspec.Struct) -> None:
+        """Sign an operation and see it through: durable, published, repeated until its receipt."""
+        operation = self._client.sign(kind, payload, self._expiry(kind, slot))
+        self._see_through(operation)
+
+    def _see_through(self, operation: Operation) -> None:
+        self._client.keep(operation, self._now_ms())
+        self._duties.kept.append(operation)
+        self._duties.operations.append(operation)
+
+    def _expiry(self, kind: str, slot: int) -> int:
+        """Return when an operation about a slot is of no use any more."""
+        deadline = _USEFUL_UNTIL[kind]
+        return self._execution.genesis.rules.calendar.deadline(slot, deadline).time_ms
+
+    def _publish_statement(self, statement: Any) -> None:  # noqa: ANN401 - of the mechanism's statement type
+        expires_ms = self._expiry("statement", statement.slot)
+        operation = self._client.sign("statement", statement, expires_ms)
+        by_member = self._statements.setdefault(statement.slot, {})
+        by_member.setdefault(self._member, []).append(operation)
+        self._duties.statements.append(operation)
+
+    def _held_statement(
+        self, slot: int, member: str, wanted: Callable[[Any], bool]
+    ) -> Operation | None:
+        for operation in self._statements.get(slot, {}).get(member, []):
+            if wanted(self._execution.decode_payload(operation)):
+                return operation
+        return None
+
+    def _relay(self, relay: Relay) -> None:
+        operation = self._held_statement(
+            relay.slot, relay.member, lambda each: each.round == relay.round
+        )
+        if operation is not None and not self._execution.has_used(operation):
+            if relay.member == self._member:
+                self._see_through(operation)
+            else:
+                self._duties.operations.append(operation)
+            self.counters["statements_relayed"] += 1
+
+    def _convict(self, convict: Convict) -> None:
+        first = self._held_statement(convict.slot, convict.member, convict.first.__eq__)
+        second = self._held_statement(convict.slot, convict.member, convict.second.__eq__)
+        if first is not None and second is not None:
+            evidence = ContradictionPayload(encode(first), encode(second))
+            self._submit("contradiction", convict.slot, evidence)
+
+    async def _do_duties(self, now_ms: int) -> None:
+        """Persist, send, execute, until nothing is left to do."""
+        while True:
+            duties, self._duties = self._duties, _Duties()
+            await self._persist(duties)
+            self._send(duties, now_ms)
+            for wish in self._wishes:
+                await self._answer_block(*wish)
+            self._wishes.clear()
+            for certificate in duties.certificates:
+                await self._publish_block(certificate)
+            if duties.execute is not None:
+                await self._execute(duties.execute, now_ms)
+            elif self._duties.execute is None:
+                block = self._follower.next_block()
+                if block is not None:
+                    await self._adopt(block, now_ms)
+                elif self._duties == _Duties():
+                    return
+
+    async def _persist(self, duties: _Duties) -> None:
+        if duties.votes:
+            assert self._votes is not None
+            await self._votes.append(duties.votes)
+        if duties.discard_through is not None and self._votes is not None:
+            await self._votes.discard_through(duties.discard_through)
+        if duties.certificates:
+            await self._ledger.certify(duties.certificates)
+        if self._client.next_nonce > self._nonces_reserved:
+            self._nonces_reserved = self._client.next_nonce + RESERVED_AT_ONCE
+            duties.values.append(("nonces_reserved", encode(self._nonces_reserved)))
+        if duties.kept or duties.received or duties.values or duties.traces:
+            await self._ledger.write_local(
+                submitted=duties.kept,
+                received=duties.received,
+                values=duties.values,
+                traces=duties.traces,
+            )
+
+    def _send(self, duties: _Duties, now_ms: int) -> None:
+        for message in duties.messages:
+            self._publish(TopicClass.CONSENSUS, encode(message), _PHASE_LEVELS[type(message)])
+        for statement in duties.statements:
+            self._publish(TopicClass.PRICE, encode(statement))
+        for operation in duties.operations:
+            self._publish(TopicClass.OPERATION, encode(operation))
+            if self._replica is not None:
+                self._note(self._replica.admit(operation, now_ms))
+
+    async def _publish_block(self, certificate: Certificate) -> None:
+        """Publish the certified block if it is this endorser's turn."""
+        turn = self._endorsers[certificate.height % len(self._endorsers)]
+        if turn != self._member:
+            return
+        block = await self._ledger.block(certificate.height)
+        assert block is not None
+        if len(encode(block)) > INLINE_BLOCK_BYTES_MAX:
+            sealed = self._postmark.seal(
+                "block-announced", BlockAnnounced(block.header, block.certificate)
+            )
+        else:
+            sealed = self._postmark.seal("block", block)
+        self._publish(TopicClass.BLOCK, sealed)
+
+    async def _execute(self, ordered: Ordered, now_ms: int) -> None:
+        """Execute what consensus ordered, and vouch for the result once it is durable."""
+        assert self._replica is not None
+        executed = self._execution.execute(ordered.content, ordered.operations)
+        await self._ledger.append(executed)
+        self._expect_next_deadline()
+        header = executed.header
+        self._note(self._replica.executed(header.height, executed.digest, header.time_ms, now_ms))
+        self._follow_block(executed, now_ms)
+
+    async def _adopt(self, block: CertifiedBlock, now_ms: int) -> None:
+        """Execute a certified block from a peer; another header would mean that we diverged."""
+        executed = self._execution.execute(block.content, block.operations)
+        if executed.header != block.header:
+            raise DivergedError(
+                f"executing certified height {block.header.height} gives another header here"
+            )
+        await self._ledger.append(executed, block.certificate)
+        self.counters["blocks_adopted"] += 1
+        self._expect_next_deadline()
+        if self._replica is not None:
+            header = executed.header
+            self._note(self._replica.adopt(header.height, executed.digest, header.time_ms))
+        self._follow_block(executed, now_ms)
+
+    def _follow_block(self, executed: ExecutedBlock, now_ms: int) -> None:
+        """Tell client and household what the block means for them."""
+        self._follower.stepped_to(executed.header.height, now_ms)
+        for operation in executed.operations:
+            body = operation.body
+            if body.signer == self._member and self._client.received(body.nonce):
+                self._duties.received.append(body.nonce)
+        if self._household is None:
+            return
+        traded_wh: dict[int, int] = {}
+        cleared: list[int] = []
+        for record in executed.events:
+            match record.kind:
+                case "gate-closed":
+                    slot = msgspec.msgpack.decode(record.payload, type=GateClosed).slot
+                    self._act(self._household.gate_closed(slot, now_ms))
+                case "cleared":
+                    cleared.append(msgspec.msgpack.decode(record.payload, type=Cleared).slot)
+                case "trade" if record.subject == self._member:
+                    trade = msgspec.msgpack.decode(record.payload, type=TradeExecuted)
+                    traded_wh[trade.slot] = trade.energy_wh
+                case _:
+                    pass
+        for slot in cleared:
+            self._statements.pop(slot, None)
+            self._act(self._household.cleared(slot, traded_wh.get(slot, 0), now_ms))
+
+    def _expect_next_deadline(self) -> None:
+        if self._replica is not None:
+            deadline = self._execution.next_deadline()
+            self._replica.expect(None if deadline is None else deadline.time_ms)
+
+    # -- the bus ---------------------------------------------------------------------------------
+
+    def _publish(self, topic_class: TopicClass, payload: bytes, *rest: str) -> None:
+        self.counters[f"sent_{topic_class}"] += 1
+        self.counters[f"sent_bytes_{topic_class}"] += len(payload)
+        self._transport.publish(Topic(topic_class, self._member, rest=rest), payload)
+
+    def _mail(self, recipient: str, kind: str, payload: msgspec.Struct) -> None:
+        sealed = self._postmark.seal(kind, payload, recipient)
+        self.counters["sent_in"] += 1
+        topic = Topic(TopicClass.INBOX, self._member, recipient, (kind,))
+        self._transport.publish(topic, sealed)

@@ -1,0 +1,134 @@
+"""Following the chain: certified blocks in, in order; missing ones pulled from whoever has them.
+
+Pure.  A block proves itself by its certificate, so any peer may supply it; a liar can only cost
+time, and the next request goes to somebody else.
+"""
+
+from dataclasses import dataclass
+
+from consensus.block import BLOCK_BYTES_MAX, CertifiedBlock
+from consensus.certificate import verify_block
+from consensus.codec import decode
+from consensus.domain import Verifier
+from consensus.errors import CertificateError, MalformedError
+from consensus.membership import Epoch
+from node.wire import PART_BYTES_MAX, BlockPart, BlockWanted
+
+AHEAD_MAX = 32
+"""Verified blocks held beyond the next one; what is further ahead is pulled when its turn comes."""
+
+PULLED_AT_ONCE = 4
+"""Heights asked for in one go while catching up."""
+
+NEVER_MS = 2**62
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """The parts of one block from one source."""
+
+    parts: int
+    data: list[bytes]
+
+
+class Follower:
+    """Keeps what is known of blocks beyond this node's height.
+
+    Args:
+        member: This node; it never asks itself.
+        epoch, chain_id, verifier: To check certificates.
+        height: Where the ledger stands.
+        patience_ms: How long to wait for a block that others have before asking [community ms].
+    """
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        epoch: Epoch,
+        chain_id: bytes,
+        verifier: Verifier,
+        height: int,
+        patience_ms: int,
+    ) -> None:
+        self._sources = tuple(each for each in epoch.members if each != member)
+        self._epoch = epoch
+        self._chain_id = chain_id
+        self._verifier = verifier
+        self._height = height
+        self._patience_ms = patience_ms
+        self._blocks: dict[int, CertifiedBlock] = {}
+        self._assemblies: dict[tuple[str, int], _Assembly] = {}
+        self._known_height = height
+        self._ask_at_ms = NEVER_MS
+        self._asked = 0
+
+    @property
+    def wake_ms(self) -> int:
+        """When `tick` is next due."""
+        return self._ask_at_ms
+
+    def note_height(self, height: int, now_ms: int) -> None:
+        """Take a peer's word that a certified block of `height` exists; it only makes us ask."""
+        self._known_height = max(self._known_height, height)
+        if self._known_height > self._height and self._ask_at_ms == NEVER_MS:
+            self._ask_at_ms = now_ms + self._patience_ms
+
+    def offer(self, block: CertifiedBlock, now_ms: int) -> str | None:
+        """Take a certified block; return why it is refused, None if it is kept."""
+        height = block.header.height
+        if height <= self._height:
+            return "block already here"
+        self.note_height(height, now_ms)
+        if height in self._blocks:
+            return "block already here"
+        if height > self._height + AHEAD_MAX:
+            return "block too far ahead"
+        try:
+            verify_block(block, epoch=self._epoch, chain_id=self._chain_id, verifier=self._verifier)
+        except CertificateError:
+            return "block not certified"
+        self._blocks[height] = block
+        return None
+
+    def next_block(self) -> CertifiedBlock | None:
+        """Return the verified block that follows this node's height, if it is here."""
+        return self._blocks.get(self._height + 1)
+
+    def stepped_to(self, height: int, now_ms: int) -> None:
+        """Note that this node has executed `height`."""
+        self._height = height
+        self._blocks = {each: block for each, block in self._blocks.items() if each > height}
+        self._known_height = max(self._known_height, height)
+        is_behind = self._known_height > height
+        self._ask_at_ms = now_ms + self._patience_ms if is_behind else NEVER_MS
+
+    def tick(self, now_ms: int) -> list[tuple[str, BlockWanted]]:
+        """Ask the next source for what is missing, if patience has run out."""
+        if now_ms < self._ask_at_ms:
+            return []
+        self._ask_at_ms = now_ms + self._patience_ms
+        source = self._sources[self._asked % len(self._sources)]
+        self._asked += 1
+        self._assemblies.clear()
+        last = min(self._known_height, self._height + PULLED_AT_ONCE)
+        missing = (each for each in range(self._height + 1, last + 1) if each not in self._blocks)
+        return [(source, BlockWanted(height, 0)) for height in missing]
+
+    def receive_part(self, source: str, part: BlockPart, now_ms: int) -> BlockWanted | str | None:
+        """Take a part that was asked for: return the next wish, why it is refused, or None."""
+        if part.height <= self._height or part.parts * PART_BYTES_MAX > 2 * BLOCK_BYTES_MAX:
+            return "part not wanted"
+        key = (source, part.height)
+        assembly = self._assemblies.setdefault(key, _Assembly(part.parts, []))
+        if (part.parts, part.part) != (assembly.parts, len(assembly.data)):
+            return "part out of order"
+        assembly.data.append(part.data)
+        if len(assembly.data) < assembly.parts:
+            return BlockWanted(part.height, part.part + 1)
+        del self._assemblies[key]
+        try:
+            block = decode(b"".join(assembly.data), CertifiedBlock, bytes_max=BLOCK_BYTES_MAX)
+        except MalformedError:
+            return "block malformed"
+        return self.offer(block, now_ms)

@@ -1,0 +1,310 @@
+"""What survives a power cut: `votes.db` (the replica's word) and `ledger.db` (chain and state).
+
+Two files, because backup and export must never carry votes.  Each has one writer and one explicit
+transaction per turn of the driver; a vote is on disk before it is on the bus (`synchronous=FULL`,
+write-ahead log).  Tables whose names start with `local_` are this node's own business and no part
+of what `ledger verify` vouches for.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+import msgspec
+
+from consensus.block import Certificate, CertifiedBlock, Content, Header
+from consensus.codec import decode, encode
+from consensus.effects import DurableVote
+from consensus.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
+from consensus.operation import Operation
+from node.errors import ConfigError, StoreError
+from node.execution import ExecutedBlock
+from node.genesis import Genesis, parse_genesis
+
+SCHEMA_VERSION = 1
+
+_LEDGER_SCHEMA = """
+CREATE TABLE chain (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE blocks (
+    height INTEGER PRIMARY KEY, header BLOB NOT NULL, content BLOB NOT NULL, certificate BLOB
+) STRICT;
+CREATE TABLE operations (
+    height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL,
+    signer TEXT NOT NULL, kind TEXT NOT NULL, operation BLOB NOT NULL,
+    PRIMARY KEY (height, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    height INTEGER NOT NULL, position INTEGER NOT NULL, channel INTEGER NOT NULL,
+    kind TEXT NOT NULL, subject TEXT NOT NULL, salt BLOB NOT NULL, payload BLOB NOT NULL,
+    PRIMARY KEY (height, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX events_by_kind ON events (kind, height);
+CREATE TABLE state (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE local_outbox (nonce INTEGER PRIMARY KEY, operation BLOB NOT NULL) STRICT;
+CREATE TABLE local_values (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE local_traces (
+    slot INTEGER NOT NULL, round INTEGER NOT NULL, price INTEGER NOT NULL,
+    demand_mwh INTEGER NOT NULL, supply_mwh INTEGER NOT NULL, PRIMARY KEY (slot, round)
+) STRICT, WITHOUT ROWID;
+"""
+
+_VOTES_SCHEMA = """
+CREATE TABLE votes (
+    view INTEGER NOT NULL, sequence INTEGER NOT NULL, phase TEXT NOT NULL, vote BLOB NOT NULL,
+    PRIMARY KEY (view, sequence, phase)
+) STRICT, WITHOUT ROWID;
+"""
+
+_PHASES = {PrePrepare: "pre-prepare", Prepare: "prepare", Commit: "commit"}
+_VOTE_BYTES_MAX = 1 << 20
+
+
+class _VoteRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    vote: Message
+    proof: tuple[Message, ...]
+    operations: tuple[Operation, ...]
+
+
+async def _open(path: Path, schema: str) -> aiosqlite.Connection:
+    """Open a database for one writer, creating its schema in an empty file."""
+    try:
+        connection = await aiosqlite.connect(path, isolation_level=None)
+        await connection.execute("PRAGMA journal_mode = WAL")
+        await connection.execute("PRAGMA synchronous = FULL")
+        row = await (await connection.execute("PRAGMA user_version")).fetchone()
+        version = row[0] if row else 0
+        if version == 0:
+            await connection.executescript(
+                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        elif version != SCHEMA_VERSION:
+            await connection.close()
+            raise ConfigError(
+                f"{path} has schema {version}, this program writes {SCHEMA_VERSION}; "
+                "install the matching version"
+            )
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot open {path}: {error}; check the disk") from error
+    return connection
+
+
+class _Database:
+    """One file, one writer."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    async def close(self) -> None:
+        """Close the file; what was written stays."""
+        await self._connection.close()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        """One BEGIN..COMMIT; any failure of the disk means that this process must stop."""
+        try:
+            await self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
+            await self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write {self._path}: {error}") from error
+
+
+class VoteStore(_Database):
+    """The votes of this replica above its last garbage collection."""
+
+    @classmethod
+    async def open(cls, path: Path) -> "VoteStore":
+        """Open or create the file.
+
+        Raises:
+            StoreError: The disk or the file is unusable.
+        """
+        return cls(await _open(path, _VOTES_SCHEMA), path)
+
+    async def read(self) -> list[DurableVote]:
+        """Return all votes in the order of sequence and phase."""
+        cursor = await self._connection.execute(
+            "SELECT vote FROM votes ORDER BY sequence, phase DESC"
+        )
+        rows = [
+            decode(row[0], _VoteRow, bytes_max=_VOTE_BYTES_MAX) for row in await cursor.fetchall()
+        ]
+        return [DurableVote(row.vote, row.proof, row.operations) for row in rows]
+
+    async def append(self, votes: Sequence[DurableVote]) -> None:
+        """Return once the votes survive a power cut.
+
+        Raises:
+            StoreError: They may not; also when a vote for this (view, sequence, phase) exists.
+        """
+        rows = []
+        for durable in votes:
+            vote = durable.vote
+            assert not isinstance(vote, Checkpoint), (
+                "checkpoints are votes on what the ledger holds"
+            )
+            row = encode(_VoteRow(vote, durable.proof, durable.operations))
+            rows.append((vote.view, vote.sequence, _PHASES[type(vote)], row))
+        async with self._transaction() as connection:
+            await connection.executemany("INSERT INTO votes VALUES (?, ?, ?, ?)", rows)
+
+    async def discard_through(self, sequence: int) -> None:
+        """Forget the votes of stable sequences."""
+        async with self._transaction() as connection:
+            await connection.execute("DELETE FROM votes WHERE sequence <= ?", (sequence,))
+
+
+class LedgerStore(_Database):
+    """The chain, the state after its last block, and this node's own local tables."""
+
+    @classmethod
+    async def open(cls, path: Path) -> "LedgerStore":
+        """Open or create the file.
+
+        Raises:
+            StoreError: The disk or the file is unusable.
+        """
+        return cls(await _open(path, _LEDGER_SCHEMA), path)
+
+    async def found(self, genesis: Genesis, state: Iterable[tuple[str, bytes]]) -> None:
+        """Write genesis and the state that it gives into an empty ledger.
+
+        Raises:
+            ConfigError: The ledger belongs to another chain.
+        """
+        stored = await self.genesis()
+        if stored is not None:
+            if stored != genesis:
+                raise ConfigError(
+                    f"{self._path} belongs to another community or an older genesis; "
+                    "use an empty data directory"
+                )
+            return
+        async with self._transaction() as connection:
+            await connection.execute("INSERT INTO chain VALUES ('genesis', ?)", (encode(genesis),))
+            await connection.executemany("INSERT INTO state VALUES (?, ?)", list(state))
+
+    async def genesis(self) -> Genesis | None:
+        """Return the stored genesis, None in an empty ledger."""
+        cursor = await self._connection.execute("SELECT value FROM chain WHERE key = 'genesis'")
+        row = await cursor.fetchone()
+        return None if row is None else parse_genesis(row[0])
+
+    async def state(self) -> list[tuple[str, bytes]]:
+        """Return every entry of the state after the last block."""
+        cursor = await self._connection.execute("SELECT key, value FROM state")
+        return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+    async def head(self) -> Header | None:
+        """Return the last executed header, None before the first block."""
+        cursor = await self._connection.execute(
+            "SELECT header FROM blocks ORDER BY height DESC LIMIT 1"
+        )
+        row = await cursor.fetchone()
+        return None if row is None else decode(row[0], Header)
+
+    async def uncertified(self) -> list[Header]:
+        """Return the headers of executed blocks that lack a certificate, oldest first."""
+        cursor = await self._connection.execute(
+            "SELECT header FROM blocks WHERE certificate IS NULL ORDER BY height"
+        )
+        return [decode(row[0], Header) for row in await cursor.fetchall()]
+
+    async def block(self, height: int) -> CertifiedBlock | None:
+        """Return a certified block, None if it is not here or not certified yet."""
+        cursor = await self._connection.execute(
+            "SELECT header, content, certificate FROM blocks WHERE height = ?", (height,)
+        )
+        row = await cursor.fetchone()
+        if row is None or row[2] is None:
+            return None
+        cursor = await self._connection.execute(
+            "SELECT operation FROM operations WHERE height = ? ORDER BY position", (height,)
+        )
+        operations = tuple(decode(each[0], Operation) for each in await cursor.fetchall())
+        return CertifiedBlock(
+            header=decode(row[0], Header),
+            content=decode(row[1], Content),
+            certificate=decode(row[2], Certificate),
+            operations=operations,
+        )
+
+    async def append(self, executed: ExecutedBlock, certificate: Certificate | None = None) -> None:
+        """Write a block with everything that follows from it, in one transaction.
+
+        Raises:
+            StoreError: It may not survive a power cut; the process must stop.
+        """
+        height = executed.header.height
+        operations = [
+            (height, position, each.id, each.body.signer, each.body.kind, encode(each))
+            for position, each in enumerate(executed.operations)
+        ]
+        events = [
+            (height, position, each.channel, each.kind, each.subject, each.salt, each.payload)
+            for position, each in enumerate(executed.events)
+        ]
+        puts = [(key, value) for key, value in executed.writes.items() if value is not None]
+        deletes = [(key,) for key, value in executed.writes.items() if value is None]
+        block = (
+            height,
+            encode(executed.header),
+            encode(executed.content),
+            encode(certificate) if certificate else None,
+        )
+        async with self._transaction() as connection:
+            await connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", block)
+            await connection.executemany(
+                "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?)", operations
+            )
+            await connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", events)
+            await connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", puts)
+            await connection.executemany("DELETE FROM state WHERE key = ?", deletes)
+
+    async def certify(self, certificates: Sequence[Certificate]) -> None:
+        """Put certificates beside their blocks."""
+        rows = [(encode(each), each.height) for each in certificates]
+        async with self._transaction() as connection:
+            await connection.executemany(
+                "UPDATE blocks SET certificate = ? WHERE height = ? AND certificate IS NULL", rows
+            )
+
+    # -- local tables: this node's own business ---------------------------------------------------
+
+    async def outbox(self) -> list[Operation]:
+        """Return operations that were submitted and have no receipt yet."""
+        cursor = await self._connection.execute("SELECT operation FROM local_outbox ORDER BY nonce")
+        return [decode(row[0], Operation) for row in await cursor.fetchall()]
+
+    async def value(self, key: str) -> bytes | None:
+        """Return a local value."""
+        cursor = await self._connection.execute(
+            "SELECT value FROM local_values WHERE key = ?", (key,)
+        )
+        row = await cursor.fetchone()
+        return None if row is None else bytes(row[0])
+
+    async def write_local(
+        self,
+        *,
+        submitted: Sequence[Operation] = (),
+        received: Sequence[int] = (),
+        values: Sequence[tuple[str, bytes]] = (),
+        traces: Sequence[tuple[int, int, int, int, int]] = (),
+    ) -> None:
+        """Change the local tables: outbox entries in and out (by nonce), values, traces."""
+        outbox = [(each.body.nonce, encode(each)) for each in submitted]
+        async with self._transaction() as connection:
+            await connection.executemany("INSERT INTO local_outbox VALUES (?, ?)", outbox)
+            await connection.executemany(
+                "DELETE FROM local_outbox WHERE nonce = ?", [(each,) for each in received]
+            )
+            await connection.executemany(
+                "INSERT OR REPLACE INTO local_values VALUES (?, ?)", values
+            )
+            await connection.executemany(
+                "INSERT OR REPLACE INTO local_traces VALUES (?, ?, ?, ?, ?)", traces
+            )
