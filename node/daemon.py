@@ -6,6 +6,7 @@ executed, 74 when the disk failed.  In both cases it has stopped voting.
 
 import asyncio
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -54,8 +55,21 @@ GENESIS_POLL_SECONDS = 0.02
 _log = structlog.get_logger(__name__)
 
 
+def _log_from(level: int) -> None:
+    """Write one line an event to standard output, from this level up."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+    )
+
+
 def run_daemon(config: Config) -> int:
     """Run until SIGTERM, SIGINT or the end of a supervisor's pipe; return the exit code."""
+    _log_from(logging.INFO)
     with _locked(Path(config.node.data)):
         try:
             asyncio.run(_run(config))

@@ -28,6 +28,7 @@ from node.client import RESERVED_AT_ONCE, Client
 from node.execution import ExecutedBlock, Execution
 from node.follower import Follower
 from node.household import Actions, Convict, Household, Relay
+from node.statements import SignedStatements
 from node.store import LedgerStore, VoteStore
 from node.topics import Topic, TopicClass
 from node.transport import Frame, Transport
@@ -45,9 +46,6 @@ from node.wire import (
     Status,
     split_block,
 )
-
-STATEMENTS_PER_MEMBER_MAX = 64
-"""Signed statements held per member and slot, to relay, to answer wishes, to convict."""
 
 ANSWERED_OPERATIONS_BYTES_MAX = 48 * 1024
 NEVER_MS = 2**62
@@ -135,7 +133,7 @@ class Driver:
         self._nonces_reserved = nonces_reserved
         self._now_ms = now_ms
         self._duties = _Duties()
-        self._statements: dict[int, dict[str, list[Operation]]] = {}
+        self._statements = SignedStatements()
         self._wishes: list[tuple[str, BlockWanted]] = []
         self._connects = 0
         self._announced_height = -1
@@ -256,10 +254,12 @@ class Driver:
             return None
         if operation.id in self._replica.pool:
             return "operation already here"
-        if not is_timely(operation, now_ms):
-            return "operation expired"
-        if self._execution.has_used(operation):
-            return "operation already executed"
+        # What a proposal orders is judged by the proposal's time, not by when it gets here.
+        if not self._replica.wants(operation.id):
+            if not is_timely(operation, now_ms):
+                return "operation expired"
+            if self._execution.has_used(operation):
+                return "operation already executed"
         if not self._execution.is_authentic(operation):
             return "signature"
         self._note(self._replica.admit(operation, now_ms))
@@ -275,14 +275,12 @@ class Driver:
             return "statement expired"
         if self._execution.genesis.rules.calendar.start_ms(statement.slot) < now_ms:
             return "statement stale"
-        held = self._statements.setdefault(statement.slot, {}).setdefault(member, [])
-        if operation in held:
-            return "statement already here"
-        if len(held) >= STATEMENTS_PER_MEMBER_MAX:
-            return "too many statements"
+        why = self._statements.why_refused(operation, statement.slot)
+        if why is not None:
+            return why
         if not self._execution.is_authentic(operation):
             return "signature"
-        held.append(operation)
+        self._statements.add(operation, statement)
         if self._household is not None:
             self._act(self._household.hear(member, statement, now_ms))
         return None
@@ -299,31 +297,27 @@ class Driver:
 
     def _take_message(self, sender: str, payload: Any, now_ms: int) -> str | None:  # noqa: ANN401 - any bus payload
         match payload:
-            case Head():
-                if sender in self._endorsers:
-                    self._follower.note_height(payload.height, now_ms)
-            case CertifiedBlock():
-                return self._take_block(payload, now_ms)
+            case Head() if sender in self._endorsers:
+                self._follower.note_height(payload.height, now_ms)
             case BlockAnnounced():
                 self._follower.note_height(payload.header.height, now_ms)
+            case CertifiedBlock():
+                return self._take_block(payload, now_ms)
             case BlockPart():
-                answer = self._follower.receive_part(sender, payload, now_ms)
-                if isinstance(answer, str):
-                    return answer
-                if answer is not None:
-                    self._mail(sender, "block-wanted", answer)
-            case BlockWanted():
-                self._wishes.append((sender, payload))
-            case OperationsWanted() if self._replica is not None:
-                self._answer_operations(sender, self._replica.operations(payload.ids))
+                return self._take_part(sender, payload, now_ms)
             case OperationsSent():
                 for operation in payload.operations:
                     self._take_sent(operation, now_ms)
-            case StatementsWanted():
-                self._answer_statements(sender, payload)
             case _:
-                pass
+                self._answer(sender, payload)
         return None
+
+    def _take_part(self, sender: str, part: BlockPart, now_ms: int) -> str | None:
+        answer = self._follower.receive_part(sender, part, now_ms)
+        if isinstance(answer, BlockWanted):
+            self._mail(sender, "block-wanted", answer)
+            return None
+        return answer
 
     def _take_sent(self, operation: Operation, now_ms: int) -> None:
         """Take an operation that was asked for: a statement, or a body that a proposal needs."""
@@ -345,6 +339,17 @@ class Driver:
 
     # -- answers ---------------------------------------------------------------------------------
 
+    def _answer(self, sender: str, wish: Any) -> None:  # noqa: ANN401 - any bus payload
+        match wish:
+            case BlockWanted():
+                self._wishes.append((sender, wish))
+            case OperationsWanted() if self._replica is not None:
+                self._answer_operations(sender, self._replica.operations(wish.ids))
+            case StatementsWanted():
+                self._answer_statements(sender, wish)
+            case _:
+                pass
+
     def _answer_operations(self, recipient: str, operations: Iterable[Operation]) -> None:
         """Send bodies in as many frames as they need."""
         batch: list[Operation] = []
@@ -365,13 +370,8 @@ class Driver:
         """
         ids = sorted(self._keys)
         answerable = {self._member, ids[ids.index(self._member) - 1]}
-        by_member = self._statements.get(wish.slot, {})
-        found = []
-        for member in answerable & set(wish.members):
-            for operation in by_member.get(member, []):
-                statement = self._execution.decode_payload(operation)
-                if getattr(statement, "price", wish.price) == wish.price:
-                    found.append(operation)
+        asked = answerable & set(wish.members)
+        found = self._statements.answering(wish.slot, asked, wish.price)
         if found:
             self._answer_operations(recipient, found)
 
@@ -418,6 +418,16 @@ class Driver:
             self._relay(relay)
         for convict in actions.convict:
             self._convict(convict)
+        if actions.traces:
+            slot, rounds, price, demand_mwh, supply_mwh = actions.traces[-1]
+            _log.info(
+                "negotiation over",
+                slot=slot,
+                rounds=rounds,
+                price=price,
+                demand_mwh=demand_mwh,
+                supply_mwh=supply_mwh,
+            )
         duties.traces += actions.traces
         if actions.state is not None:
             duties.values.append(("household", actions.state))
@@ -440,21 +450,12 @@ class Driver:
     def _publish_statement(self, statement: Any) -> None:  # noqa: ANN401 - of the mechanism's statement type
         expires_ms = self._expiry("statement", statement.slot)
         operation = self._client.sign("statement", statement, expires_ms)
-        by_member = self._statements.setdefault(statement.slot, {})
-        by_member.setdefault(self._member, []).append(operation)
+        self._statements.add(operation, statement)
         self._duties.statements.append(operation)
 
-    def _held_statement(
-        self, slot: int, member: str, wanted: Callable[[Any], bool]
-    ) -> Operation | None:
-        for operation in self._statements.get(slot, {}).get(member, []):
-            if wanted(self._execution.decode_payload(operation)):
-                return operation
-        return None
-
     def _relay(self, relay: Relay) -> None:
-        operation = self._held_statement(
-            relay.slot, relay.member, lambda each: each.round == relay.round
+        operation = self._statements.find(
+            relay.slot, relay.member, lambda said: said.round == relay.round
         )
         if operation is not None and not self._execution.has_used(operation):
             if relay.member == self._member:
@@ -464,8 +465,8 @@ class Driver:
             self.counters["statements_relayed"] += 1
 
     def _convict(self, convict: Convict) -> None:
-        first = self._held_statement(convict.slot, convict.member, convict.first.__eq__)
-        second = self._held_statement(convict.slot, convict.member, convict.second.__eq__)
+        first = self._statements.find(convict.slot, convict.member, convict.first.__eq__)
+        second = self._statements.find(convict.slot, convict.member, convict.second.__eq__)
         if first is not None and second is not None:
             evidence = ContradictionPayload(encode(first), encode(second))
             self._submit("contradiction", convict.slot, evidence)
@@ -474,6 +475,10 @@ class Driver:
         """Persist, send, execute, until nothing is left to do."""
         while True:
             duties, self._duties = self._duties, _Duties()
+            await self._reserve_nonces()
+            # A statement needs no disk beyond its nonce, and its round waits for it.
+            for statement in duties.statements:
+                self._publish(TopicClass.PRICE, encode(statement))
             await self._persist(duties)
             self._send(duties, now_ms)
             for wish in self._wishes:
@@ -498,22 +503,22 @@ class Driver:
             await self._votes.discard_through(duties.discard_through)
         if duties.certificates:
             await self._ledger.certify(duties.certificates)
+        if duties.kept:
+            await self._ledger.keep(duties.kept)
+        if duties.received or duties.values or duties.traces:
+            await self._ledger.note(
+                received=duties.received, values=duties.values, traces=duties.traces
+            )
+
+    async def _reserve_nonces(self) -> None:
+        """See that every nonce used so far is reserved on disk, with some to come."""
         if self._client.next_nonce > self._nonces_reserved:
             self._nonces_reserved = self._client.next_nonce + RESERVED_AT_ONCE
-            duties.values.append(("nonces_reserved", encode(self._nonces_reserved)))
-        if duties.kept or duties.received or duties.values or duties.traces:
-            await self._ledger.write_local(
-                submitted=duties.kept,
-                received=duties.received,
-                values=duties.values,
-                traces=duties.traces,
-            )
+            await self._ledger.reserve_nonces(self._nonces_reserved)
 
     def _send(self, duties: _Duties, now_ms: int) -> None:
         for message in duties.messages:
             self._publish(TopicClass.CONSENSUS, encode(message), _PHASE_LEVELS[type(message)])
-        for statement in duties.statements:
-            self._publish(TopicClass.PRICE, encode(statement))
         for operation in duties.operations:
             self._publish(TopicClass.OPERATION, encode(operation))
             if self._replica is not None:
@@ -574,7 +579,9 @@ class Driver:
             match record.kind:
                 case "gate-closed":
                     slot = msgspec.msgpack.decode(record.payload, type=GateClosed).slot
-                    self._act(self._household.gate_closed(slot, now_ms))
+                    self._act(
+                        self._household.gate_closed(slot, self._statements.heard(slot), now_ms)
+                    )
                 case "cleared":
                     cleared.append(msgspec.msgpack.decode(record.payload, type=Cleared).slot)
                 case "trade" if record.subject == self._member:
@@ -583,7 +590,7 @@ class Driver:
                 case _:
                     pass
         for slot in cleared:
-            self._statements.pop(slot, None)
+            self._statements.forget(slot)
             self._act(self._household.cleared(slot, traded_wh.get(slot, 0), now_ms))
 
     def _expect_next_deadline(self) -> None:

@@ -30,7 +30,6 @@ class ConsensusRules(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     batch_wait_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
     resend_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
     clock_ahead_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
-    view_timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=120_000)]
 
 
 class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -61,7 +60,6 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
             batch_wait_ms=rules.batch_wait_ms * speed,
             resend_ms=rules.resend_ms * speed,
             clock_ahead_ms=rules.clock_ahead_ms * speed,
-            clock_behind_ms=rules.view_timeout_ms * speed,
         )
 
     @property

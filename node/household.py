@@ -9,7 +9,7 @@ A home that was restarted stays out of negotiations whose gate closed before it 
 know what it had stated, and two different statements would convict it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,6 +97,7 @@ class _Talk:
 
     negotiator: Negotiator
     members: tuple[str, ...]
+    is_over: bool = False
     relay_at_ms: int = NEVER_MS
     to_relay: tuple[tuple[str, int], ...] = ()
     convicted: set[str] = field(default_factory=set)
@@ -184,14 +185,17 @@ class Household:
         actions = Actions()
         self._order_due(now_ms, actions)
         for slot, talk in list(self._talks.items()):
-            if now_ms >= talk.negotiator.wake_ms:
+            if not talk.is_over and now_ms >= talk.negotiator.wake_ms:
                 self._take_turn(slot, talk.negotiator.tick(now_ms), now_ms, actions)
             self._relay_due(slot, talk, now_ms, actions)
         self._deliver_due(now_ms, actions)
         return actions
 
-    def gate_closed(self, slot: int, now_ms: int) -> Actions:
-        """Begin to negotiate, if this home has an order in the book."""
+    def gate_closed(self, slot: int, heard: Iterable[tuple[str, Any]], now_ms: int) -> Actions:
+        """Begin to negotiate, if this home has an order in the book.
+
+        `heard` are authentic statements about the slot by members to whom the block came earlier.
+        """
         actions = Actions()
         record = read(self._view, book_key(slot), BookRecord)
         gate = self._calendar.deadline(slot, DeadlineKind.GATE)
@@ -209,16 +213,21 @@ class Household:
         )
         self._talks[slot] = _Talk(negotiator, tuple(record.book.by_member))
         self._take_turn(slot, negotiator.start(now_ms), now_ms, actions)
+        for other, statement in heard:
+            self._hear(other, statement, now_ms, actions)
         return actions
 
     def hear(self, member: str, statement: Any, now_ms: int) -> Actions:  # noqa: ANN401 - of the mechanism's statement type
         """Take another member's authenticated statement."""
         actions = Actions()
+        self._hear(member, statement, now_ms, actions)
+        return actions
+
+    def _hear(self, member: str, statement: Any, now_ms: int, actions: Actions) -> None:  # noqa: ANN401 - the same
         talk = self._talks.get(statement.slot)
-        if talk is not None:
+        if talk is not None and not talk.is_over:
             turn = talk.negotiator.receive(member, statement, now_ms)
             self._take_turn(statement.slot, turn, now_ms, actions)
-        return actions
 
     def cleared(self, slot: int, traded_wh: int, now_ms: int) -> Actions:
         """Turn the traded energy into set-points, and reconsider the order of the next slot."""
@@ -238,7 +247,7 @@ class Household:
         if self._calendar.is_traded(self._next_order):
             due.append(self._calendar.opening_ms(self._next_order))
         for talk in self._talks.values():
-            due += [talk.negotiator.wake_ms, talk.relay_at_ms]
+            due.append(talk.relay_at_ms if talk.is_over else talk.negotiator.wake_ms)
         if not self._calendar.is_traded(self._next_delivery):
             due.pop(0)
         return min(due, default=NEVER_MS)
@@ -352,6 +361,7 @@ class Household:
                 actions.convict.append(Convict(slot, member, first, second))
         if not turn.finished:
             return
+        talk.is_over = True
         actions.traces.extend((slot, *entry) for entry in talk.negotiator.trace)
         own = [each for each in turn.relay if each[0] == self._member]
         actions.relay.extend(Relay(slot, *each) for each in own)

@@ -3,7 +3,7 @@
 `MqttTransport.run` connects, subscribes, checks every answer, moves frames, and starts again
 with capped exponential backoff whenever the connection breaks.  Sessions are clean and client ids
 random: nothing relies on what a broker remembers.  A frame that was being sent when the
-connection broke is sent again, so receivers may see it twice.
+connection broke or the transport was cancelled is sent again, so receivers may see it twice.
 
 aiomqtt neither reconnects nor reports a full queue of its own; both are done here.  A larger
 payload than the bus allows is dropped before anything else looks at it.
@@ -18,10 +18,10 @@ import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -55,7 +55,7 @@ OUTBOX_FRAMES_MAX = 4_096
 OUTBOX_BYTES_MAX = 8 * 1024 * 1024
 """Per quality of service.  Holds the burst of a reconnection; all of it is repeated anyway."""
 
-SENDERS_BY_QOS = (8, 16)
+SENDERS_BY_QOS = (16, 16)
 """Publishes under way at a time, per quality of service: they share system calls and waiting."""
 
 _REFUSED_FROM = 0x80
@@ -98,13 +98,16 @@ class BrokerAddress:
         """
         try:
             parts = urlsplit(url)
-            port = parts.port
+            port = _PORT_DEFAULT if parts.port is None else parts.port
         except ValueError:
+            port = 0
+        if port == 0:
             # Python's own message would quote a piece of a password that holds a "/".
             raise BrokerAddressError(
-                "the broker's URL has no usable port; write mqtt://user:password@host:port and "
-                "percent-encode the characters / ? # @ : in user and password"
-            ) from None
+                "the broker's URL has no usable host and port; write "
+                "mqtt://user:password@host:port and percent-encode the characters / ? # @ : in "
+                "user and password"
+            )
         if parts.scheme != "mqtt":
             raise BrokerAddressError(
                 f"the broker's URL starts with {parts.scheme or 'no scheme'!r}; "
@@ -117,7 +120,7 @@ class BrokerAddress:
             )
         return cls(
             host=_checked_host(parts.hostname),
-            port=_PORT_DEFAULT if port is None else port,
+            port=port,
             username=None if parts.username is None else unquote(parts.username),
             password=None if parts.password is None else unquote(parts.password),
         )
@@ -169,14 +172,9 @@ async def connection(
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         logger=_library_log,
     )
-    entering = asyncio.create_task(client.__aenter__(), name="mqtt-connect")
     try:
-        await asyncio.shield(entering)
-    except MqttError:
-        await _close(client)
-        raise
-    except asyncio.CancelledError:
-        await asyncio.wait({entering})
+        await _undisturbed(client.__aenter__(), "mqtt-connect")
+    except (MqttError, asyncio.CancelledError):
         await _close(client)
         raise
     try:
@@ -188,7 +186,33 @@ async def connection(
 async def _close(client: Client) -> None:
     """Disconnect as cleanly as the broker lets us; a connection that is gone is closed too."""
     with contextlib.suppress(MqttError):
-        await client.__aexit__(None, None, None)
+        await _undisturbed(client.__aexit__(None, None, None), "mqtt-close")
+
+
+async def _undisturbed(work: Coroutine[Any, Any, object], name: str) -> None:
+    """Await what must not be interrupted half way; a cancellation is passed on when it is done."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # Looked at, so that the loop does not complain: nobody waits for it.
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _answer_within(wait_s: float | None) -> AsyncIterator[None]:
+    """Limit the wait for an answer of the broker: MqttError after it, no limit for None.
+
+    aiomqtt's own limit uses `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that
+    comes together with the answer; so aiomqtt is told to wait for ever (`math.inf`) instead.
+    """
+    try:
+        async with asyncio.timeout(wait_s):
+            yield
+    except TimeoutError:
+        raise MqttError(f"the broker did not answer within {wait_s} s") from None
 
 
 class MqttTransport:
@@ -273,7 +297,8 @@ class MqttTransport:
     async def _subscribe(self, client: Client) -> None:
         """Ask for every filter; SubscriptionRefusedError names the first that is refused."""
         for wanted in self._subscriptions:
-            codes = await client.subscribe(wanted.topic_filter, wanted.qos)
+            async with _answer_within(CONNECT_WAIT_S):
+                codes = await client.subscribe(wanted.topic_filter, wanted.qos, timeout=math.inf)
             for code in codes:
                 if (code if isinstance(code, int) else code.value) >= _REFUSED_FROM:
                     self.counters["refused_subscriptions"] += 1
@@ -305,14 +330,15 @@ class MqttTransport:
 
     async def _publish_now(self, client: Client, frame: Frame) -> None:
         topic_class = frame.topic.topic_class
-        await client.publish(
-            frame.topic.render(self._community),
-            frame.payload,
-            topic_class.qos,
-            topic_class.is_retained,
-            # At QoS 0 this waits for the socket only, whose end `_watch` notices.
-            timeout=ACKNOWLEDGE_WAIT_S if topic_class.qos else math.inf,
-        )
+        # At QoS 0 this waits for the socket only, whose end `_watch` notices.
+        async with _answer_within(ACKNOWLEDGE_WAIT_S if topic_class.qos else None):
+            await client.publish(
+                frame.topic.render(self._community),
+                frame.payload,
+                topic_class.qos,
+                topic_class.is_retained,
+                timeout=math.inf,
+            )
 
     async def _send_what_waits(self, client: Client) -> None:
         """Empty the outboxes, for a limited time; what a broken connection holds back is lost."""

@@ -96,15 +96,27 @@ class _Database:
     def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._is_durable = True
 
     async def close(self) -> None:
         """Close the file; what was written stays."""
         await self._connection.close()
 
+    async def _set_synchronous(self, durable: bool) -> None:
+        if durable != self._is_durable:
+            level = "FULL" if durable else "NORMAL"
+            await self._connection.execute(f"PRAGMA synchronous = {level}")
+            self._is_durable = durable
+
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[aiosqlite.Connection]:
-        """One BEGIN..COMMIT; any failure of the disk means that this process must stop."""
+    async def _transaction(self, *, durable: bool) -> AsyncIterator[aiosqlite.Connection]:
+        """Run one BEGIN..COMMIT; any failure of the disk means that this process must stop.
+
+        A `durable` one survives a power cut when it returns; another may be lost with the most
+        recent of its kind, never in part.
+        """
         try:
+            await self._set_synchronous(durable)
             await self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             await self._connection.execute("COMMIT")
@@ -148,12 +160,12 @@ class VoteStore(_Database):
             )
             row = encode(_VoteRow(vote, durable.proof, durable.operations))
             rows.append((vote.view, vote.sequence, _PHASES[type(vote)], row))
-        async with self._transaction() as connection:
+        async with self._transaction(durable=True) as connection:
             await connection.executemany("INSERT INTO votes VALUES (?, ?, ?, ?)", rows)
 
     async def discard_through(self, sequence: int) -> None:
         """Forget the votes of stable sequences."""
-        async with self._transaction() as connection:
+        async with self._transaction(durable=False) as connection:
             await connection.execute("DELETE FROM votes WHERE sequence <= ?", (sequence,))
 
 
@@ -183,7 +195,7 @@ class LedgerStore(_Database):
                     "use an empty data directory"
                 )
             return
-        async with self._transaction() as connection:
+        async with self._transaction(durable=True) as connection:
             await connection.execute("INSERT INTO chain VALUES ('genesis', ?)", (encode(genesis),))
             await connection.executemany("INSERT INTO state VALUES (?, ?)", list(state))
 
@@ -235,6 +247,8 @@ class LedgerStore(_Database):
     async def append(self, executed: ExecutedBlock, certificate: Certificate | None = None) -> None:
         """Write a block with everything that follows from it, in one transaction.
 
+        Without a certificate it is durable on return: the caller is about to vouch for it.
+
         Raises:
             StoreError: It may not survive a power cut; the process must stop.
         """
@@ -255,7 +269,8 @@ class LedgerStore(_Database):
             encode(executed.content),
             encode(certificate) if certificate else None,
         )
-        async with self._transaction() as connection:
+        # A block from a peer can be pulled again; one that this replica vouches for must stay.
+        async with self._transaction(durable=certificate is None) as connection:
             await connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", block)
             await connection.executemany(
                 "INSERT INTO operations VALUES (?, ?, ?, ?, ?, ?)", operations
@@ -265,9 +280,9 @@ class LedgerStore(_Database):
             await connection.executemany("DELETE FROM state WHERE key = ?", deletes)
 
     async def certify(self, certificates: Sequence[Certificate]) -> None:
-        """Put certificates beside their blocks."""
+        """Put certificates beside their blocks; peers have them too, should they be lost."""
         rows = [(encode(each), each.height) for each in certificates]
-        async with self._transaction() as connection:
+        async with self._transaction(durable=False) as connection:
             await connection.executemany(
                 "UPDATE blocks SET certificate = ? WHERE height = ? AND certificate IS NULL", rows
             )
@@ -287,21 +302,31 @@ class LedgerStore(_Database):
         row = await cursor.fetchone()
         return None if row is None else bytes(row[0])
 
-    async def write_local(
+    async def reserve_nonces(self, through: int) -> None:
+        """Return once no restart can use a nonce up to `through` again."""
+        async with self._transaction(durable=True) as connection:
+            await connection.execute(
+                "INSERT OR REPLACE INTO local_values VALUES ('nonces_reserved', ?)",
+                (encode(through),),
+            )
+
+    async def keep(self, operations: Sequence[Operation]) -> None:
+        """Put submitted operations into the outbox, durably: the same bytes are sent again."""
+        rows = [(each.body.nonce, encode(each)) for each in operations]
+        async with self._transaction(durable=True) as connection:
+            await connection.executemany("INSERT INTO local_outbox VALUES (?, ?)", rows)
+
+    async def note(
         self,
         *,
-        submitted: Sequence[Operation] = (),
-        received: Sequence[int] = (),
-        values: Sequence[tuple[str, bytes]] = (),
-        traces: Sequence[tuple[int, int, int, int, int]] = (),
+        received: Sequence[int],
+        values: Sequence[tuple[str, bytes]],
+        traces: Sequence[tuple[int, int, int, int, int]],
     ) -> None:
-        """Change the local tables: outbox entries in and out (by nonce), values, traces."""
-        outbox = [(each.body.nonce, encode(each)) for each in submitted]
-        async with self._transaction() as connection:
-            await connection.executemany("INSERT INTO local_outbox VALUES (?, ?)", outbox)
-            await connection.executemany(
-                "DELETE FROM local_outbox WHERE nonce = ?", [(each,) for each in received]
-            )
+        """Write what may be lost: receipts (by nonce), local values, negotiation traces."""
+        nonces = [(each,) for each in received]
+        async with self._transaction(durable=False) as connection:
+            await connection.executemany("DELETE FROM local_outbox WHERE nonce = ?", nonces)
             await connection.executemany(
                 "INSERT OR REPLACE INTO local_values VALUES (?, ?)", values
             )

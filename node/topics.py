@@ -100,10 +100,10 @@ class Topic:
         """Read a topic of this community; None for anything that `render` does not write."""
         if len(text) > TOPIC_CHARS_MAX:
             return None
-        prefix, version, place, *levels = text.split("/", 3)
-        if (prefix, version, place) != ("ws", PROTOCOL, community) or not levels:
+        root, separator, levels = text.partition(f"ws/{PROTOCOL}/{community}/")
+        if root or not separator:
             return None
-        name, *parts = levels[0].split("/")
+        name, *parts = levels.split("/")
         try:
             topic_class = TopicClass(name)
             if topic_class is TopicClass.INBOX:

@@ -102,9 +102,7 @@ def _negotiated(book: Book, group: Group) -> Clearing:
     stated = {member: s.energy_mwh for member, s in group.statements.items()}
     prices = dict.fromkeys(Side, group.price)
     rounds = max(statement.round for _, statement in group.used)
-    return _trade(
-        Rung.NEGOTIATED, book, stated, price=group.price, prices=prices, rounds=rounds
-    )
+    return _trade(Rung.NEGOTIATED, book, stated, price=group.price, prices=prices, rounds=rounds)
 
 
 def _trade(

@@ -24,7 +24,9 @@ surplus; storable surplus is stored, which is where the paper leaves what is not
 
 Guarantees, whatever was stated: energy bought equals energy sold, buyers pay what sellers get,
 nobody trades more than its order, every price is in the band.  Integers only.
-Not guaranteed: truthfulness.  A buyer may overstate X* up to the cap, as in the paper.
+Not guaranteed: truthfulness (a buyer may overstate X* up to the cap, as in the paper), nor that an
+equilibrium is found in time: where more than twice the need is on offer, the last share settles
+slowly at lo, and a buyer that changes its curve in every round can keep prices from settling.
 
 The ladder: the best equilibrium stated, else the standing orders with a haircut and the grid, both
 as in `two-level`.
@@ -36,6 +38,7 @@ Worked example (table 1 of the paper): X* 1600 and 2000 Wh, P 1728, 504 and 1368
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from market.ceilings import firm_mwh, flexible_ramp
 from market.clearing import Clearing, Position, Rung, flows_between
@@ -163,6 +166,7 @@ def is_admissible(book: Book, sellers: int, order: Order, statement: PaperStatem
             and 0 <= min(energies) <= max(energies) <= reach_mwh(order)
             and not statement.shares
             and statement.alpha >= 1
+            and _is_falling(statement)
         )
     return (
         len(energies) == 1
@@ -171,6 +175,15 @@ def is_admissible(book: Book, sellers: int, order: Order, statement: PaperStatem
         and min(statement.shares) >= 0
         and sum(statement.shares) == SHARES_SUM
         and statement.alpha == 0
+    )
+
+
+def _is_falling(statement: PaperStatement) -> bool:
+    """Whether no more is demanded at a higher price, and as much at an equal one (eq 7)."""
+    by_price = sorted(zip(statement.prices, statement.energies_mwh, strict=True))
+    return all(
+        after <= before and (low < high or after == before)
+        for (low, before), (high, after) in pairwise(by_price)
     )
 
 

@@ -27,7 +27,7 @@ class Heard:
         self._digest = book_digest
         self._orders = book.by_member
         self._round = 0
-        self._early: dict[tuple[int, str], Statement] = {}
+        self._early: dict[str, dict[int, Statement]] = {m: {} for m in self._orders}
         self._by_round: dict[str, dict[int, Statement]] = {m: {} for m in self._orders}
         self._by_price: defaultdict[int, dict[str, Statement]] = defaultdict(dict)
         self.evidence: dict[str, tuple[Statement, Statement]] = {}
@@ -35,8 +35,9 @@ class Heard:
     def open_round(self, number: int) -> None:
         """Let the statements of a round count; call it for every round in turn."""
         self._round = number
-        for early in [key for key in self._early if key[0] == number]:
-            self._take(early[1], self._early.pop(early))
+        for member, waiting in self._early.items():
+            if number in waiting:
+                self._take(member, waiting.pop(number))
 
     def add(self, member: str, statement: Statement) -> None:
         """Take an authentic statement of `member`, if it may count; one that is early waits."""
@@ -46,13 +47,15 @@ class Heard:
         if statement.round <= self._round:
             self._take(member, statement)
         elif is_admissible(self._band, self._book.slot, order, statement):
-            self._early.setdefault((statement.round, member), statement)
+            self._early[member].setdefault(statement.round, statement)
 
     def has_spoken(self, member: str, in_round: int) -> bool:
-        """Whether nothing more is to come from `member` for a round that was opened."""
-        if member in self.evidence or in_round in self._by_round[member]:
-            return True
-        return any(author == member for _, author in self._early)
+        """Whether the statement of `member` for an opened round is here, or would be in vain."""
+        return member in self.evidence or in_round in self._by_round[member]
+
+    def is_ahead(self, member: str) -> bool:
+        """Whether `member` has already spoken in a round that is not open yet."""
+        return bool(self._early[member])
 
     def members_at(self, price: int, through: int) -> set[str]:
         """Return who was heard at exactly `price` in rounds up to and including `through`."""

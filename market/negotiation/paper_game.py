@@ -211,6 +211,8 @@ def _shares_among(shares: Sequence[int], offers: Sequence[int]) -> tuple[int, ..
 
 def _normalised(parts: Sequence[int]) -> tuple[int, ...]:
     """Scale to a sum of 10^12, floored; the residue goes to the largest, ties to the first."""
+    if not parts:
+        return ()
     total = sum(parts)
     shares = [part * SHARES_SUM // total for part in parts]
     shares[shares.index(max(shares))] += SHARES_SUM - sum(shares)

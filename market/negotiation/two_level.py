@@ -12,8 +12,9 @@ The rules, for round k = 1 to 16 (negotiation section 3):
 5. If the statements at a reference price pass the checks of the replicas, the negotiation is over
    for this participant.  Otherwise the price rule gives its next price.
 
-Half-way through a phase it asks, once, for what it misses.  State is only what was heard and which
-references were taken; all else is derived, so messages may come late, early, twice or not at all.
+Once in a phase it asks for what it misses.  State is what was heard, which references were taken
+and who was live at each; prices are derived anew from it every time, so messages may come late,
+early, twice or not at all.
 
 It does not sign, send or keep time; it never raises for anything a peer can say.
 """
@@ -21,7 +22,7 @@ It does not sign, send or keep time; it never raises for anything a peer can say
 import enum
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import groupby
 
 from market.ceilings import ceiling_mwh, standing_price
@@ -110,7 +111,7 @@ class TwoLevelNegotiator:
         if self._phase is _Phase.OVER or member == self._member:
             return Turn()
         self._heard.add(member, statement)
-        if member in self._awaited and self._heard.has_spoken(member, self._round):
+        if member in self._awaited and self._has_passed(member):
             self._awaited.discard(member)
         return self._turn(now_ms)
 
@@ -194,8 +195,12 @@ class TwoLevelNegotiator:
         self._awaited = {
             member
             for member in self._live - {self._member}
-            if self._orders[member].side is side and self._heard.last_round(member) < self._round
+            if self._orders[member].side is side and not self._has_passed(member)
         }
+
+    def _has_passed(self, member: str) -> bool:
+        """Whether there is nothing to wait for: `member` has spoken, or has gone on without us."""
+        return self._heard.has_spoken(member, self._round) or self._heard.is_ahead(member)
 
     def _ask(self, now_ms: int) -> tuple[int, tuple[str, ...]] | None:
         """Ask, once in a phase, for statements at a price of interest that did not come.
@@ -207,23 +212,37 @@ class TwoLevelNegotiator:
             return None
         price, missing = self._overdue()
         if not missing and now_ms >= self._ask_ms:
-            is_quote_phase = self._phase is _Phase.QUOTE
-            price = self._next_price() if is_quote_phase else self._references[-1]
-            missing = self._awaited
+            self._has_asked = True
+            price, missing = self._due()
         if not missing:
             return None
         self._has_asked = True
-        return price, tuple(sorted(missing))
+        return price, tuple(missing)
 
-    def _overdue(self) -> tuple[int, set[str]]:
-        """Return who is missing at the last reference, of those whose turn it was."""
+    def _overdue(self) -> tuple[int, list[str]]:
+        """Return the last reference, and who should have stated at it before this phase."""
         if not self._references:
-            return 0, set()
-        reference, closed = self._references[-1], len(self._references)
-        missing = self._live - self._heard.members_at(reference, closed) - {self._member}
+            return 0, []
+        price, in_round = self._references[-1], len(self._references)
+        sides = (Side.SELL,) if self._phase is _Phase.DEMAND else tuple(Side)
+        return price, self._unheard(price, in_round, sides)
+
+    def _due(self) -> tuple[int, list[str]]:
+        """Return the price of this phase, and who should state at it by the end of the phase."""
         if self._phase is _Phase.DEMAND:
-            missing = {m for m in missing if self._orders[m].side is Side.SELL}
-        return reference, {m for m in missing if not self._heard.has_spoken(m, closed)}
+            price, sides = self._references[-1], tuple(Side)
+        else:
+            price, sides = self._next_price(), (Side.SELL,)
+        return price, self._unheard(price, self._round, sides)
+
+    def _unheard(self, price: int, in_round: int, sides: Collection[Side]) -> list[str]:
+        """Return the other live members of `sides` whose statement at `price` may be lost."""
+        others = self._live - self._heard.members_at(price, in_round) - {self._member}
+        return [
+            member
+            for member in sorted(others)
+            if self._orders[member].side in sides and not self._heard.has_spoken(member, in_round)
+        ]
 
     def _state(self, price: int) -> Statement:
         """Make the own statement of this round."""

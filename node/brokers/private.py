@@ -42,6 +42,9 @@ _START_WAIT_S = 15.0
 _STOP_WAIT_S = 3.0
 _POLL_S = 0.02
 _PORT_ATTEMPTS = 8
+_ROOM_BYTES_MIN = 16 * 1024 * 1024
+"""Free space to ask for: with less, the NATS server starts but never answers, and logs nothing."""
+
 _LOG_LINES = 12
 _LOG_NAME = "broker.log"
 _PASSWORD = re.compile(r"[A-Za-z0-9_-]{8,128}")
@@ -126,9 +129,12 @@ class PrivateBroker(ABC):
     async def __aenter__(self) -> Self:
         executable = self.executable()
         try:
+            free_bytes = shutil.disk_usage(self._parent).free
+            if free_bytes < _ROOM_BYTES_MIN:
+                raise self._unwritable(f"only {free_bytes // 1024} KiB are free")
             self._directory = Path(tempfile.mkdtemp(prefix="wattstreet-bus-", dir=self._parent))
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error.strerror) from error
         try:
             await self._start_on_free_port(executable)
         except BaseException:
@@ -201,7 +207,7 @@ class PrivateBroker(ABC):
             arguments = self.configure(self._directory, port)
             self._process = await self._spawn(self._directory, executable, arguments)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error.strerror) from error
         try:
             await self._wait_until_ready(self._process, port)
         except BaseException:
@@ -251,9 +257,9 @@ class PrivateBroker(ABC):
     def _broken(self, what: str) -> BrokerError:
         return BrokerError(f"the broker {self.executable()} {what}\n{self._log_tail()}".rstrip())
 
-    def _unwritable(self, error: OSError) -> BrokerError:
+    def _unwritable(self, reason: str | None) -> BrokerError:
         return BrokerError(
-            f"the broker's files cannot be written in {self._parent}: {error.strerror}; "
+            f"the broker's files cannot be written in {self._parent}: {reason}; "
             "free some space there, or name another directory with TMPDIR"
         )
 

@@ -21,7 +21,7 @@ SERVICE_FEE_PPM = 5_000
 FALLBACK_HAIRCUT_PPM = 100_000
 DEVICE_W = 5_000
 PHASES_TO_FIT = 10
-"""A silent member costs its phase in two rounds; the other phases last as long as their messages."""
+"""A silent member costs a phase in two rounds; others last as long as their messages take."""
 
 EPOCH_DAY = 20_625
 """The demonstration's calendar day, 2026-06-21, in days since 1970: a label for a recorded day."""
@@ -133,9 +133,7 @@ def make_genesis(plan: DemoPlan, keys: dict[str, bytes], start_wall_ms: int) -> 
             start_ms=start_wall_ms,
             speed=plan.speed,
         ),
-        consensus=ConsensusRules(
-            batch_wait_ms=20, resend_ms=150, clock_ahead_ms=250, view_timeout_ms=1020
-        ),
+        consensus=ConsensusRules(batch_wait_ms=20, resend_ms=150, clock_ahead_ms=250),
         rules=rules,
         endorsers=tuple((home, keys[home]) for home in sorted(plan.endorsing)),
     )

@@ -7,7 +7,7 @@ participants relay at the end is the chain, and the clearing is derived from it 
 import heapq
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -18,13 +18,11 @@ from market.clearing import Clearing
 from market.mechanisms.two_level import TwoLevel
 from market.negotiation.protocol import Turn
 from market.negotiation.two_level import TwoLevelNegotiator
-from market.orders import Book, Side
+from market.orders import Side
 from market.statements import Statement
+from tests.support.negotiation_streets import DIGEST, Street
 
-DIGEST = b"\x07" * 32
 HAIRCUT_PPM = 100_000
-
-Curve = Callable[[int], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +53,7 @@ class Outcome:
 class NegotiationBus:
     """All participants of one slot and the messages between them."""
 
-    book: Book
-    curves: Mapping[str, Curve]
+    street: Street
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
     phase_ms: int = 500
@@ -73,23 +70,22 @@ class NegotiationBus:
         self._rng = random.Random(self.seed)  # noqa: S311 - a reproducible test, not a secret
         self._participants = {
             order.member: TwoLevelNegotiator(
-                book=self.book,
+                book=self.street.book,
                 book_digest=DIGEST,
                 member=order.member,
-                curve=self._curve(order.member),
+                curve=self.street.curves[order.member],
                 phase_ms=self.phase_ms,
                 deadline_ms=self.deadline_ms,
             )
-            for order in self.book.orders
+            for order in self.street.book.orders
             if order.member not in self.faults.silent
         }
 
     def run(self) -> Outcome:
         """Negotiate until everybody has finished."""
         now_ms = 0
-        for member, participant in self._participants.items():
+        for member in self._participants:
             self._schedule(self._rng.randint(0, self.faults.delay_ms_max), member)
-            assert participant.wake_ms == self.deadline_ms
         started: set[str] = set()
         finished: dict[str, int] = {}
         while self._events:
@@ -111,7 +107,8 @@ class NegotiationBus:
             if turn.finished:
                 finished[member] = now_ms
             elif member in started:
-                self._schedule(max(participant.wake_ms, now_ms + 1), member)
+                assert participant.wake_ms > now_ms, "nothing is due twice"
+                self._schedule(participant.wake_ms, member)
         assert finished.keys() == self._participants.keys()
         return self._outcome(max(finished.values(), default=0))
 
@@ -155,15 +152,11 @@ class NegotiationBus:
         heapq.heappush(self._events, entry)
 
     def _distort(self, member: str, statement: Statement) -> Statement:
-        order, band = self.book.by_member[member], self.book.band
+        order, band = self.street.book.by_member[member], self.street.book.band
         sells = order.side is Side.SELL
         price = self._rng.randint(band.lo, band.hi) if sells else statement.price
         energy = self._rng.randint(0, ceiling_mwh(band, order, price))
         return msgspec.structs.replace(statement, price=price, energy_mwh=energy)
-
-    def _curve(self, member: str) -> Curve:
-        order, band = self.book.by_member[member], self.book.band
-        return self.curves.get(member, lambda price: ceiling_mwh(band, order, price))
 
     def _outcome(self, finished_ms: int) -> Outcome:
         excluded = frozenset(m for p in self._participants.values() for m in p.evidence)
@@ -174,7 +167,7 @@ class NegotiationBus:
         honest = self._participants.keys() - set(self.faults.liars)
         traces = {member: self._participants[member].trace for member in sorted(honest)}
         return Outcome(
-            clearing=TwoLevel(HAIRCUT_PPM).clear(self.book, chain, excluded),
+            clearing=TwoLevel(HAIRCUT_PPM).clear(self.street.book, chain, excluded),
             chain=chain,
             excluded=excluded,
             rounds=max((len(trace) for trace in traces.values()), default=0),
