@@ -7,10 +7,10 @@ class Result(enum.StrEnum):
     """What became of an ordered operation.  Everything but OK is a deterministic no-op."""
 
     OK = "ok"
-    UNKNOWN_SIGNER = "unknown-signer"
     NONCE_USED = "nonce-used"
     UNKNOWN_KIND = "unknown-kind"
     MALFORMED = "malformed"
+    WRONG_CHANNEL = "wrong-channel"
     NOT_A_HOUSEHOLD = "not-a-household"
     QUOTA = "quota"
     NO_SUCH_SLOT = "no-such-slot"

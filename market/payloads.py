@@ -5,7 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-SlotId = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+from market.slot import SlotId
+
 Energy = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 Revision = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 

@@ -6,8 +6,15 @@ import msgspec
 
 from market.slot import SlotCalendar
 from market.tariffs import Fees, Tariff
+from market.units import amount_nano
 
 Watts = Annotated[int, msgspec.Meta(ge=0, le=10**7)]
+
+RESERVED_IDS = frozenset({"operator", "auditor", "bridge"})
+"""Names of others on the bus, which no household may bear."""
+
+SLOT_TURNOVER_MAX_NANO = 2**62
+"""What all connections together may cost in a slot: totals of a slot are 64-bit integers."""
 
 
 class Household(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -17,6 +24,10 @@ class Household(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     import_w_max: Watts
     export_w_max: Watts
+
+    def __post_init__(self) -> None:
+        if self.member in RESERVED_IDS:
+            raise ValueError(f"no household may be called {self.member!r}")
 
 
 class TariffStep(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -49,3 +60,24 @@ class Rules(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     relay_step_ms: Annotated[int, msgspec.Meta(ge=1)]
     quotas: Quotas
     households: tuple[Household, ...]
+
+    def __post_init__(self) -> None:
+        members = {each.member for each in self.households}
+        if len(members) < len(self.households):
+            raise ValueError("two households have the same id")
+        starts = [step.from_slot for step in self.tariffs]
+        if not starts or starts[0] > self.calendar.first or starts != sorted(set(starts)):
+            raise ValueError(
+                f"tariffs must rise by slot and begin at or before slot {self.calendar.first}"
+            )
+        if self._turnover_max_nano() > SLOT_TURNOVER_MAX_NANO:
+            raise ValueError("connections and tariffs are too large for the amounts of a slot")
+
+    def _turnover_max_nano(self) -> int:
+        """Return what all connections would cost at their limit, at the highest price there is."""
+        power_w = sum(max(each.import_w_max, each.export_w_max) for each in self.households)
+        price = max(
+            max(step.tariff.retail_micro_per_kwh, step.tariff.feed_in_micro_per_kwh)
+            for step in self.tariffs
+        )
+        return amount_nano(self.calendar.energy_wh(power_w), price)

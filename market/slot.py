@@ -10,6 +10,9 @@ from typing import Annotated
 
 import msgspec
 
+_MS_PER_HOUR = 3_600_000
+
+SlotId = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
@@ -34,17 +37,26 @@ class SlotCalendar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     """Which slots a community trades, and when each thing about a slot happens.
 
     All durations in milliseconds of the community's clock.  `opens_ms`, `gate_ms` and
-    `clearing_ms` lie before the start of delivery, `settlement_ms` after its end.  `count` 0 means
-    that trading has no last slot.
+    `clearing_ms` lie before the start of delivery, `settlement_ms` after its end, in this order,
+    so that there is time to order, to negotiate and to report.  `count` 0 means that trading has no
+    last slot.
     """
 
     length_ms: Annotated[int, msgspec.Meta(ge=60_000, le=86_400_000)]
-    first: Milliseconds
+    first: SlotId
     count: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
     opens_ms: Milliseconds
     gate_ms: Milliseconds
     clearing_ms: Milliseconds
     settlement_ms: Milliseconds
+
+    def __post_init__(self) -> None:
+        if not self.opens_ms > self.gate_ms > self.clearing_ms > 0 < self.settlement_ms:
+            raise ValueError(
+                f"a slot must open, close its gate and clear before delivery and settle after it, "
+                f"but opens_ms is {self.opens_ms}, gate_ms {self.gate_ms}, clearing_ms "
+                f"{self.clearing_ms}, settlement_ms {self.settlement_ms}"
+            )
 
     def is_traded(self, slot: int) -> bool:
         """Whether the community trades this slot at all."""
@@ -65,6 +77,10 @@ class SlotCalendar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     def opening_ms(self, slot: int) -> int:
         """Return from when on orders are taken."""
         return max(0, self.start_ms(slot) - self.opens_ms)
+
+    def energy_wh(self, power_w: int) -> int:
+        """Return the energy of a constant power over one slot, rounded down."""
+        return power_w * self.length_ms // _MS_PER_HOUR
 
     def deadline(self, slot: int, kind: DeadlineKind) -> Deadline:
         """Return one deadline of a slot."""

@@ -88,9 +88,9 @@ def order_key(slot: int, member: str) -> str:
     return f"order/{slot}/{member}"
 
 
-def usage_key(slot: int, member: str) -> str:
+def usage_key(member: str) -> str:
     """Where a member's use of its quota lies."""
-    return f"usage/{slot}/{member}"
+    return f"usage/{member}"
 
 
 def book_key(slot: int) -> str:

@@ -5,6 +5,7 @@ inside it (paper 000 eq 3 takes the service fee; `docs/mechanisms.md` derives th
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -13,24 +14,34 @@ from market.units import PPM, share_ppm
 BAND_MIN_MICRO_PER_KWH = 1000
 """A narrower band is no market: rounding would eat the gain."""
 
+PRICE_MAX_MICRO_PER_KWH = 10**10
+"""Ten thousand units of any currency for a kWh; it keeps every amount of a slot within 64 bits."""
+
+TariffPrice = Annotated[int, msgspec.Meta(ge=0, le=PRICE_MAX_MICRO_PER_KWH)]
+FeePpm = Annotated[int, msgspec.Meta(ge=0, lt=PPM)]
+
 
 class Fees(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a trade costs beside its price: service fee of the operator and use of the local grid.
 
-    Fees are in millionths of the amount traded [ppm], grid fees in micro-currency per kWh.
+    Fees are in millionths of the amount traded [ppm], less than all of it; grid fees in
+    micro-currency per kWh.
     """
 
-    buyer_fee_ppm: int
-    seller_fee_ppm: int
-    buyer_grid_fee_micro_per_kwh: int
-    seller_grid_fee_micro_per_kwh: int
+    buyer_fee_ppm: FeePpm
+    seller_fee_ppm: FeePpm
+    buyer_grid_fee_micro_per_kwh: TariffPrice
+    seller_grid_fee_micro_per_kwh: TariffPrice
 
 
 class Tariff(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Retail and feed-in price of the grid during a slot [micro-currency per kWh]."""
+    """Retail and feed-in price of the grid during a slot [micro-currency per kWh].
 
-    retail_micro_per_kwh: int
-    feed_in_micro_per_kwh: int
+    Neither is negative: a grid that charges for feeding in is not supported.
+    """
+
+    retail_micro_per_kwh: TariffPrice
+    feed_in_micro_per_kwh: TariffPrice
 
 
 @dataclass(frozen=True, slots=True)

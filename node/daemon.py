@@ -242,6 +242,10 @@ async def _build(
             chain_id=chain_id,
             verifier=verifier,
             height=execution.header.height,
+            uncertified={
+                height: header.digest(chain_id)
+                for height, header in (await ledger.uncertified()).items()
+            },
             patience_ms=2 * resend_ms,
         ),
         replica=await _replica(member, genesis, identity, verifier, execution, ledger, votes),
@@ -288,6 +292,8 @@ async def _replica(
     if votes is None:
         return None
     header = execution.header
+    first = min(await ledger.uncertified(), default=header.height + 1)
+    tail = await ledger.headers_from(first)
     return Replica(
         member=member,
         epoch=genesis.epoch,
@@ -296,9 +302,7 @@ async def _replica(
         verifier=verifier,
         timing=genesis.timing,
         executed=Executed(header.height, execution.digest, header.time_ms),
-        uncertified={
-            each.height: each.digest(genesis.chain_id) for each in await ledger.uncertified()
-        },
+        uncertified={each.height: each.digest(genesis.chain_id) for each in tail},
         votes=await votes.read(),
     )
 

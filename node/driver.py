@@ -5,7 +5,6 @@ every turn ends with all duties done in one order: votes durable, then sent; blo
 durable, then vouched for; the client's nonces and outbox durable, then published.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +13,11 @@ import msgspec
 import structlog
 
 from consensus.block import Certificate, CertifiedBlock
-from consensus.codec import decode, encode
+from consensus.codec import encode
 from consensus.effects import DurableVote, Effects, Ordered, Pull
-from consensus.errors import DivergedError, MalformedError
+from consensus.errors import DivergedError
 from consensus.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
 from consensus.operation import Operation
-from consensus.pool import is_timely
 from consensus.replica import Replica
 from market.events import Cleared, GateClosed, TradeExecuted
 from market.payloads import ContradictionPayload
@@ -28,6 +26,7 @@ from node.client import RESERVED_AT_ONCE, Client
 from node.execution import ExecutedBlock, Execution
 from node.follower import Follower
 from node.household import Actions, Convict, Household, Relay
+from node.reception import NewOperation, NewStatement, NewVote, Received, Reception, Said
 from node.statements import SignedStatements
 from node.store import LedgerStore, VoteStore
 from node.topics import Topic, TopicClass
@@ -118,7 +117,6 @@ class Driver:
         nonces_reserved: int,
         now_ms: Callable[[], int],
     ) -> None:
-        self.counters: Counter[str] = Counter()
         self._member = member
         self._execution = execution
         self._follower = follower
@@ -126,7 +124,6 @@ class Driver:
         self._household = household
         self._client = client
         self._postmark = postmark
-        self._doorman = doorman
         self._transport = transport
         self._ledger = ledger
         self._votes = votes
@@ -134,6 +131,14 @@ class Driver:
         self._now_ms = now_ms
         self._duties = _Duties()
         self._statements = SignedStatements()
+        self._reception = Reception(
+            member=member,
+            execution=execution,
+            replica=replica,
+            statements=self._statements,
+            doorman=doorman,
+        )
+        self.counters = self._reception.counters
         self._wishes: list[tuple[str, BlockWanted]] = []
         self._connects = 0
         self._announced_height = -1
@@ -169,7 +174,9 @@ class Driver:
             self._connects = self._transport.connects
             self._greet()
         for frame in frames:
-            self._take(frame, now_ms)
+            received = self._reception.open(frame, now_ms)
+            if received is not None:
+                self._take(received, now_ms)
         self._tick(now_ms)
         await self._do_duties(now_ms)
 
@@ -207,135 +214,72 @@ class Driver:
         head = Head(height, self._execution.digest, self._replica.view)
         self._publish(TopicClass.STATUS, self._postmark.seal("head", head), "head")
 
-    # -- frames ----------------------------------------------------------------------------------
+    # -- what frames bring -----------------------------------------------------------------------
 
-    def _take(self, frame: Frame, now_ms: int) -> None:
-        """Check one frame and hand it to whom it concerns; refuse and count everything else."""
-        topic = frame.topic
-        if topic.sender == self._member:
-            return
-        if topic.sender not in self._keys:
-            self._refuse("stranger", topic)
-            return
-        self.counters[f"frames_{topic.topic_class}"] += 1
-        try:
-            why = self._open(topic, frame.payload, now_ms)
-        except MalformedError:
-            why = "malformed"
-        if why is not None:
-            self._refuse(why, topic)
+    def _take(self, received: Received, now_ms: int) -> None:
+        """Hand an authentic thing to whom it concerns."""
+        match received:
+            case NewOperation():
+                if self._replica is not None:
+                    self._note(self._replica.admit(received.operation, now_ms))
+            case NewStatement():
+                self._statements.add(received.operation, received.statement)
+                if self._household is not None:
+                    member = received.operation.body.signer
+                    self._act(self._household.hear(member, received.statement, now_ms))
+            case NewVote():
+                self._take_vote(received.message, now_ms)
+            case Said():
+                self._listen(received.sender, received.payload, now_ms)
 
-    def _refuse(self, why: str, topic: Topic) -> None:
-        self.counters["refused " + why] += 1
-        _log.debug("refused", why=why, sender=topic.sender, topic_class=topic.topic_class)
-
-    def _open(self, topic: Topic, payload: bytes, now_ms: int) -> str | None:
-        match topic.topic_class:
-            case TopicClass.OPERATION:
-                return self._take_operation(decode(payload, Operation), now_ms)
-            case TopicClass.PRICE if not topic.rest:
-                operation = decode(payload, Operation)
-                if operation.body.signer != topic.sender:
-                    return "topic and signer differ"
-                return self._take_statement(operation, now_ms)
-            case TopicClass.CONSENSUS:
-                return self._take_vote(topic, payload, now_ms)
-            case TopicClass.STATUS | TopicClass.BLOCK | TopicClass.INBOX | TopicClass.PRICE:
-                opened = self._doorman.open(payload, topic.sender)
-                if isinstance(opened, str):
-                    return opened
-                return self._take_message(topic.sender, opened[1], now_ms)
-            case _:
-                return "unused class"
-
-    def _take_operation(self, operation: Operation, now_ms: int) -> str | None:
-        """Admit an operation to be ordered, if this node endorses."""
+    def _take_vote(self, message: Message, now_ms: int) -> None:
         if self._replica is None:
-            return None
-        if operation.id in self._replica.pool:
-            return "operation already here"
-        # What a proposal orders is judged by the proposal's time, not by when it gets here.
-        if not self._replica.wants(operation.id):
-            if not is_timely(operation, now_ms):
-                return "operation expired"
-            if self._execution.has_used(operation):
-                return "operation already executed"
-        if not self._execution.is_authentic(operation):
-            return "signature"
-        self._note(self._replica.admit(operation, now_ms))
-        return None
-
-    def _take_statement(self, operation: Operation, now_ms: int) -> str | None:
-        """Hear a participant's statement."""
-        member = operation.body.signer
-        statement = self._execution.decode_payload(operation)
-        if operation.body.kind != "statement" or statement is None:
-            return "not a statement"
-        if not is_timely(operation, now_ms):
-            return "statement expired"
-        if self._execution.genesis.rules.calendar.start_ms(statement.slot) < now_ms:
-            return "statement stale"
-        why = self._statements.why_refused(operation, statement.slot)
-        if why is not None:
-            return why
-        if not self._execution.is_authentic(operation):
-            return "signature"
-        self._statements.add(operation, statement)
-        if self._household is not None:
-            self._act(self._household.hear(member, statement, now_ms))
-        return None
-
-    def _take_vote(self, topic: Topic, payload: bytes, now_ms: int) -> str | None:
-        if self._replica is None:
-            return None
-        message: Message = decode(payload, Message)  # type: ignore[arg-type] # a union is a type here
-        if message.member != topic.sender:
-            return "topic and signer differ"
+            return
         effects = self._replica.receive(message, now_ms)
+        for rejection in effects.rejected:
+            self._reception.refuse(rejection.rule, message.member)
         self._note(effects)
-        return effects.rejected[0].rule if effects.rejected else None
 
-    def _take_message(self, sender: str, payload: Any, now_ms: int) -> str | None:  # noqa: ANN401 - any bus payload
+    def _listen(self, sender: str, payload: msgspec.Struct, now_ms: int) -> None:
+        """Take news about blocks and what was asked for; answer wishes."""
+        why = None
         match payload:
             case Head() if sender in self._endorsers:
                 self._follower.note_height(payload.height, now_ms)
             case BlockAnnounced():
                 self._follower.note_height(payload.header.height, now_ms)
             case CertifiedBlock():
-                return self._take_block(payload, now_ms)
+                why = self._take_block(payload, now_ms)
             case BlockPart():
-                return self._take_part(sender, payload, now_ms)
+                why = self._take_part(sender, payload, now_ms)
             case OperationsSent():
                 for operation in payload.operations:
-                    self._take_sent(operation, now_ms)
+                    for received in self._reception.open_sent(operation, sender, now_ms):
+                        self._take(received, now_ms)
             case _:
                 self._answer(sender, payload)
-        return None
+        if why is not None:
+            self._reception.refuse(why, sender)
 
     def _take_part(self, sender: str, part: BlockPart, now_ms: int) -> str | None:
         answer = self._follower.receive_part(sender, part, now_ms)
+        self._take_certificates()
         if isinstance(answer, BlockWanted):
             self._mail(sender, "block-wanted", answer)
             return None
         return answer
 
-    def _take_sent(self, operation: Operation, now_ms: int) -> None:
-        """Take an operation that was asked for: a statement, or a body that a proposal needs."""
-        take = self._take_statement if operation.body.kind == "statement" else self._take_operation
-        why = take(operation, now_ms)
-        if why is not None:
-            self.counters["refused " + why] += 1
-        if operation.body.kind == "statement":
-            self._take_operation(operation, now_ms)
-
     def _take_block(self, block: CertifiedBlock, now_ms: int) -> str | None:
-        height = block.header.height
-        if self._replica is not None and self._replica.stable < height <= self.height:
-            # Executed here, but the votes that certify it were lost: the certificate will do.
-            self._duties.certificates.append(block.certificate)
-            self._note(self._replica.settle(height))
-            return None
-        return self._follower.offer(block, now_ms)
+        why = self._follower.offer(block, now_ms)
+        self._take_certificates()
+        return why
+
+    def _take_certificates(self) -> None:
+        """Use certificates from peers for blocks whose votes were lost."""
+        for certificate in self._follower.take_certificates():
+            self._duties.certificates.append(certificate)
+            if self._replica is not None:
+                self._note(self._replica.settle(certificate.height))
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -503,6 +447,8 @@ class Driver:
             await self._votes.discard_through(duties.discard_through)
         if duties.certificates:
             await self._ledger.certify(duties.certificates)
+            for certificate in duties.certificates:
+                self._follower.certified(certificate.height)
         if duties.kept:
             await self._ledger.keep(duties.kept)
         if duties.received or duties.values or duties.traces:
@@ -546,6 +492,7 @@ class Driver:
         await self._ledger.append(executed)
         self._expect_next_deadline()
         header = executed.header
+        self._follower.executed_uncertified(header.height, executed.digest, now_ms)
         self._note(self._replica.executed(header.height, executed.digest, header.time_ms, now_ms))
         self._follow_block(executed, now_ms)
 

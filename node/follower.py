@@ -4,13 +4,14 @@ Pure.  A block proves itself by its certificate, so any peer may supply it; a li
 time, and the next request goes to somebody else.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from consensus.block import BLOCK_BYTES_MAX, CertifiedBlock
+from consensus.block import BLOCK_BYTES_MAX, Certificate, CertifiedBlock
 from consensus.certificate import verify_block
 from consensus.codec import decode
 from consensus.domain import Verifier
-from consensus.errors import CertificateError, MalformedError
+from consensus.errors import CertificateError, DivergedError, MalformedError
 from consensus.membership import Epoch
 from node.wire import PART_BYTES_MAX, BlockPart, BlockWanted
 
@@ -38,6 +39,7 @@ class Follower:
         member: This node; it never asks itself.
         epoch, chain_id, verifier: To check certificates.
         height: Where the ledger stands.
+        uncertified: Header digests, by height, of executed blocks without a certificate.
         patience_ms: How long to wait for a block that others have before asking [community ms].
     """
 
@@ -49,6 +51,7 @@ class Follower:
         chain_id: bytes,
         verifier: Verifier,
         height: int,
+        uncertified: Mapping[int, bytes],
         patience_ms: int,
     ) -> None:
         self._sources = tuple(each for each in epoch.members if each != member)
@@ -57,16 +60,19 @@ class Follower:
         self._verifier = verifier
         self._height = height
         self._patience_ms = patience_ms
+        self._uncertified = dict(uncertified)
+        self._certificates: list[Certificate] = []
         self._blocks: dict[int, CertifiedBlock] = {}
         self._assemblies: dict[tuple[str, int], _Assembly] = {}
         self._known_height = height
         self._ask_at_ms = NEVER_MS
+        self._certificate_at_ms = 0 if uncertified else NEVER_MS
         self._asked = 0
 
     @property
     def wake_ms(self) -> int:
         """When `tick` is next due."""
-        return self._ask_at_ms
+        return min(self._ask_at_ms, self._certificate_at_ms)
 
     def note_height(self, height: int, now_ms: int) -> None:
         """Take a peer's word that a certified block of `height` exists; it only makes us ask."""
@@ -77,6 +83,8 @@ class Follower:
     def offer(self, block: CertifiedBlock, now_ms: int) -> str | None:
         """Take a certified block; return why it is refused, None if it is kept."""
         height = block.header.height
+        if height in self._uncertified:
+            return self._take_certificate(block)
         if height <= self._height:
             return "block already here"
         self.note_height(height, now_ms)
@@ -84,12 +92,41 @@ class Follower:
             return "block already here"
         if height > self._height + AHEAD_MAX:
             return "block too far ahead"
-        try:
-            verify_block(block, epoch=self._epoch, chain_id=self._chain_id, verifier=self._verifier)
-        except CertificateError:
+        if not self._is_certified(block):
             return "block not certified"
         self._blocks[height] = block
         return None
+
+    def _take_certificate(self, block: CertifiedBlock) -> str | None:
+        """Take the certificate of a block that was executed here before it was certified."""
+        if not self._is_certified(block):
+            return "block not certified"
+        height = block.header.height
+        if block.certificate.header_digest != self._uncertified[height]:
+            raise DivergedError(f"a quorum certified another header at height {height}")
+        self._certificates.append(block.certificate)
+        return None
+
+    def _is_certified(self, block: CertifiedBlock) -> bool:
+        try:
+            verify_block(block, epoch=self._epoch, chain_id=self._chain_id, verifier=self._verifier)
+        except CertificateError:
+            return False
+        return True
+
+    def take_certificates(self) -> list[Certificate]:
+        """Return, once, the certificates that came for executed blocks."""
+        found, self._certificates = self._certificates, []
+        return found
+
+    def executed_uncertified(self, height: int, digest: bytes, now_ms: int) -> None:
+        """Note a block that this node executed and whose certificate is still to come."""
+        self._uncertified[height] = digest
+        self._certificate_at_ms = min(self._certificate_at_ms, now_ms + self._patience_ms)
+
+    def certified(self, height: int) -> None:
+        """Note that a block's certificate is on disk."""
+        self._uncertified.pop(height, None)
 
     def next_block(self) -> CertifiedBlock | None:
         """Return the verified block that follows this node's height, if it is here."""
@@ -105,19 +142,26 @@ class Follower:
 
     def tick(self, now_ms: int) -> list[tuple[str, BlockWanted]]:
         """Ask the next source for what is missing, if patience has run out."""
-        if now_ms < self._ask_at_ms:
+        wanted: list[int] = []
+        if now_ms >= self._certificate_at_ms:
+            wanted += sorted(self._uncertified)[:PULLED_AT_ONCE]
+            self._certificate_at_ms = now_ms + self._patience_ms if wanted else NEVER_MS
+        if now_ms >= self._ask_at_ms:
+            self._ask_at_ms = now_ms + self._patience_ms
+            last = min(self._known_height, self._height + PULLED_AT_ONCE)
+            missing = range(self._height + 1, last + 1)
+            wanted += (height for height in missing if height not in self._blocks)
+        if not wanted:
             return []
-        self._ask_at_ms = now_ms + self._patience_ms
         source = self._sources[self._asked % len(self._sources)]
         self._asked += 1
         self._assemblies.clear()
-        last = min(self._known_height, self._height + PULLED_AT_ONCE)
-        missing = (each for each in range(self._height + 1, last + 1) if each not in self._blocks)
-        return [(source, BlockWanted(height, 0)) for height in missing]
+        return [(source, BlockWanted(height, 0)) for height in wanted]
 
     def receive_part(self, source: str, part: BlockPart, now_ms: int) -> BlockWanted | str | None:
         """Take a part that was asked for: return the next wish, why it is refused, or None."""
-        if part.height <= self._height or part.parts * PART_BYTES_MAX > 2 * BLOCK_BYTES_MAX:
+        is_wanted = part.height > self._height or part.height in self._uncertified
+        if not is_wanted or part.parts * PART_BYTES_MAX > 2 * BLOCK_BYTES_MAX:
             return "part not wanted"
         key = (source, part.height)
         assembly = self._assemblies.setdefault(key, _Assembly(part.parts, []))

@@ -243,13 +243,15 @@ class Household:
     @property
     def wake_ms(self) -> int:
         """When `tick` is next due."""
-        due = [self._calendar.end_ms(self._next_delivery)]
+        due = []
+        if self._calendar.is_traded(self._next_delivery):
+            due.append(self._calendar.end_ms(self._next_delivery))
         if self._calendar.is_traded(self._next_order):
             due.append(self._calendar.opening_ms(self._next_order))
-        for talk in self._talks.values():
-            due.append(talk.relay_at_ms if talk.is_over else talk.negotiator.wake_ms)
-        if not self._calendar.is_traded(self._next_delivery):
-            due.pop(0)
+        due += (
+            talk.relay_at_ms if talk.is_over else talk.negotiator.wake_ms
+            for talk in self._talks.values()
+        )
         return min(due, default=NEVER_MS)
 
     # -- orders ----------------------------------------------------------------------------------

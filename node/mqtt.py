@@ -27,8 +27,9 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from aiomqtt import Client, Message, MqttError, Will
 
+from consensus.codec import FRAME_BYTES_MAX
 from node.topics import Subscription, Topic
-from node.transport import FRAME_BYTES_MAX, Frame, Mailbox
+from node.transport import Frame, Mailbox
 
 KEEPALIVE_S = 15
 """A silent connection is probed after this time and given up after twice of it."""

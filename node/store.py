@@ -218,10 +218,18 @@ class LedgerStore(_Database):
         row = await cursor.fetchone()
         return None if row is None else decode(row[0], Header)
 
-    async def uncertified(self) -> list[Header]:
-        """Return the headers of executed blocks that lack a certificate, oldest first."""
+    async def uncertified(self) -> dict[int, Header]:
+        """Return the executed blocks that lack a certificate, by height."""
         cursor = await self._connection.execute(
             "SELECT header FROM blocks WHERE certificate IS NULL ORDER BY height"
+        )
+        headers = [decode(row[0], Header) for row in await cursor.fetchall()]
+        return {header.height: header for header in headers}
+
+    async def headers_from(self, height: int) -> list[Header]:
+        """Return the headers from `height` on."""
+        cursor = await self._connection.execute(
+            "SELECT header FROM blocks WHERE height >= ? ORDER BY height", (height,)
         )
         return [decode(row[0], Header) for row in await cursor.fetchall()]
 

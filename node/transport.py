@@ -12,9 +12,6 @@ from typing import Protocol
 
 from node.topics import Topic
 
-FRAME_BYTES_MAX = 65_536
-"""The largest payload on the bus; larger objects are announced by digest and pulled in chunks."""
-
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -13,13 +13,24 @@ OPERATOR = "@operator"
 NETWORK = "@network"
 COMMUNITY = "@community"
 GRID = "@grid"
+NANO_PER_UNIT = 10**9
 SHARED = (OPERATOR, NETWORK, COMMUNITY, GRID)
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What the street owes the owner [nano-currency]; negative: the owner owes it."""
+    """What the street owes the owner; negative: the owner owes it.
 
-    balance_nano: int
+    In whole units of the currency and 0 to 999 999 999 nano on top, because a balance in nano alone
+    would outgrow 64 bits within weeks where a kWh costs thousands.
+    """
+
+    units: int
+    nano: int
+
+    @property
+    def balance_nano(self) -> int:
+        """The balance [nano-currency]."""
+        return self.units * NANO_PER_UNIT + self.nano
 
 
 def balance_nano(view: View, owner: str) -> int:
@@ -36,4 +47,5 @@ def post(draft: Draft, changes: dict[str, int]) -> None:
     assert sum(changes.values()) == 0, changes
     for owner, change_nano in sorted(changes.items()):
         if change_nano:
-            draft.put(account_key(owner), Account(balance_nano(draft, owner) + change_nano))
+            balance = divmod(balance_nano(draft, owner) + change_nano, NANO_PER_UNIT)
+            draft.put(account_key(owner), Account(*balance))

@@ -1,10 +1,13 @@
 """Contract `matching`: from the book through committed statements to the trades of a slot.
 
 State: `book/<slot>`, `statements/<slot>/<member>`, `convicted/<slot>`, `contracts/<slot>`.
+A member's statements are bounded apart from its quota, since others may relay them: the last
+rounds are kept, so that nobody can crowd out a member's last word with its earlier ones.
 Operations: `statement` (a participant's last word, relayed by anybody), `contradiction` (two signed
 statements that convict their sender).  Nobody submits a clearing: at the deadline every replica
 derives it from what is committed, so nobody can forge, choose or withhold it for others.
-Refusals: outside the negotiation, about another book, from a member without an order, repeated.
+Refusals: outside the negotiation, about another book, from a member without an order, repeated,
+of an earlier round than all that are kept.
 """
 
 import hashlib
@@ -31,6 +34,9 @@ from market.state import (
 )
 from market.units import PPM, amount_nano
 
+STATEMENTS_MAX = 16
+"""Statements that count, per member and slot: as many as `two-level` has rounds."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -42,7 +48,7 @@ class BookRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Statements(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A member's committed statements, encoded, in the order of the chain."""
+    """A member's committed statements, encoded, by rising round."""
 
     payloads: tuple[bytes, ...]
 
@@ -101,7 +107,8 @@ def state(draft: Draft, member: str, statement: Any) -> None:  # noqa: ANN401 - 
     """Take a participant's statement.
 
     Raises:
-        Refused: Not under negotiation, another book, no order, or the same statement again.
+        Refused: Not under negotiation, another book, no order, the same statement again, or
+            `STATEMENTS_MAX` of the same or a later round are kept.
     """
     record = open_book(draft, statement.slot)
     if statement.book_digest != record.digest:
@@ -113,7 +120,15 @@ def state(draft: Draft, member: str, statement: Any) -> None:  # noqa: ANN401 - 
     payload = _encode(statement)
     if payload in earlier.payloads:
         raise Refused(Result.REPEATED, f"{member} has stated this already")
-    draft.put(key, Statements((*earlier.payloads, payload)))
+    # Equal rounds keep the order of the chain: the sort is stable, and the newest of them yields.
+    decoder = msgspec.msgpack.Decoder(type(statement))
+    by_round = sorted(
+        (payload, *reversed(earlier.payloads)), key=lambda each: int(decoder.decode(each).round)
+    )
+    kept = by_round[-STATEMENTS_MAX:]
+    if payload not in kept:
+        raise Refused(Result.SUPERSEDED, f"{member} has stated {STATEMENTS_MAX} later rounds")
+    draft.put(key, Statements(tuple(kept)))
 
 
 def contradict(

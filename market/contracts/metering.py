@@ -2,13 +2,15 @@
 
 State: `reading/<slot>/<member>` until settlement.  Operation: `reading`, by the household for its
 own meter.  Refusals: slot not traded, delivery not over, slot settled already, import and export
-both positive (a slot is netted).  A missing reading is never a zero: settlement substitutes it.
+both positive (a slot is netted), more than the connection carries.  A missing reading is never a
+zero: settlement substitutes it.
 """
 
 import msgspec
 
-from market.contracts.membership import household
+from market.contracts.membership import check_connection
 from market.errors import Refused, Result
+from market.orders import Side
 from market.payloads import Quality, ReadingPayload, Source
 from market.rules import Rules
 from market.slot import DeadlineKind
@@ -33,7 +35,6 @@ def record(
     Raises:
         Refused: See the refusals of this contract.
     """
-    household(draft, member)
     calendar = rules.calendar
     if not calendar.is_traded(payload.slot):
         raise Refused(Result.NO_SUCH_SLOT, f"slot {payload.slot} is not traded")
@@ -47,6 +48,8 @@ def record(
         raise Refused(Result.BOTH_WAYS, "a slot's reading is netted: one of the two is 0")
     if payload.quality is not Quality.MEASURED:
         raise Refused(Result.MALFORMED, "a household can only report what was measured")
+    check_connection(draft, rules, member, Side.BUY, payload.import_wh)
+    check_connection(draft, rules, member, Side.SELL, payload.export_wh)
     key = reading_key(payload.slot, member)
     if draft.get(key) is not None:
         raise Refused(Result.REPEATED, f"{member} has reported slot {payload.slot} already")

@@ -3,14 +3,15 @@
 State: `order/<slot>/<member>` (the standing revision), `claim/<member>` (28 days of claimed and
 metered energy per side).  Operations: `order` (submit or amend), `withdraw`.
 Refusals: slot not traded, not open yet or closed; a revision that is not higher; an order that is
-empty, above the connection, or with a limit that is not an allowed eighth of the band.
+empty, above the connection, or with a limit that is not an allowed eighth of an open band.
 """
 
 from typing import Annotated
 
 import msgspec
 
-from market.contracts.membership import household
+from market.ceilings import allowed_limits
+from market.contracts.membership import check_connection
 from market.contracts.tariffs import band_in
 from market.errors import Refused, Result
 from market.orders import Order, Side
@@ -210,28 +211,16 @@ def _check_revision(draft: Draft, slot: int, member: str, revision: int) -> None
 
 
 def _check_energy(draft: Draft, rules: Rules, member: str, payload: OrderPayload) -> None:
-    if payload.firm_wh + payload.flexible_wh == 0:
+    energy_wh = payload.firm_wh + payload.flexible_wh
+    if energy_wh == 0:
         raise Refused(Result.EMPTY_ORDER, "an order of 0 Wh; withdraw instead")
-    registered = household(draft, member)
-    is_sale = payload.side == Side.SELL
-    power_w = registered.export_w_max if is_sale else registered.import_w_max
-    energy_wh_max = power_w * rules.calendar.length_ms // HOUR_MS
-    if payload.firm_wh + payload.flexible_wh > energy_wh_max:
-        raise Refused(
-            Result.ABOVE_CONNECTION,
-            f"{payload.firm_wh + payload.flexible_wh} Wh; the connection carries "
-            f"{energy_wh_max} Wh in a slot",
-        )
+    check_connection(draft, rules, member, Side(payload.side), energy_wh)
 
 
 def _check_limit(band: Band, payload: OrderPayload) -> None:
-    if payload.flexible_wh == 0:
-        allowed: tuple[int, ...] = (0,)
-    elif payload.side == Side.SELL:
-        allowed = tuple(band.lo + e * band.eighth for e in range(8))
-    else:
-        limits = (band.lo + e * band.eighth for e in range(1, 6))
-        allowed = tuple(limit for limit in limits if limit <= band.middle + band.eighth)
+    allowed: tuple[int, ...] = (0,)
+    if payload.flexible_wh:
+        allowed = allowed_limits(band, Side(payload.side)) if band.is_open else ()
     if payload.flexible_limit not in allowed:
         raise Refused(
             Result.LIMIT_NOT_ALLOWED,

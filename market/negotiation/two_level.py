@@ -303,9 +303,17 @@ class TwoLevelNegotiator:
         return best_group(self._band, map(self._heard.group, set(self._references)))
 
     def _has_nothing_to_trade(self) -> bool:
-        """Whether the price stands, everybody was heard, and less than 1 Wh is matched."""
+        """Whether the price stands, everybody with an order was heard, and T is below 1 Wh.
+
+        No later round could differ, so the grid tariff need not wait for the sixteenth.
+        """
         visit = self._visit(self._references[-1])
-        return visit.is_balanced and visit.matched_mwh < MWH_PER_WH and self._has_complete_view()
+        return (
+            visit.is_balanced
+            and visit.matched_mwh < MWH_PER_WH
+            and visit.is_complete
+            and self._live | self._heard.evidence.keys() == self._orders.keys()
+        )
 
     def _finish(self, publish: list[Statement], group: Group | None) -> Turn:
         """Stop; name what belongs on the chain, own statements first, else the own last one."""

@@ -26,9 +26,9 @@ from typing import BinaryIO, Self
 
 from aiomqtt import MqttError
 
+from consensus.codec import FRAME_BYTES_MAX
 from node.mqtt import BrokerAddress, connection
 from node.topics import Role, is_member_id
-from node.transport import FRAME_BYTES_MAX
 
 LOOPBACK = "127.0.0.1"
 

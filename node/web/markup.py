@@ -16,7 +16,7 @@ Child = Markup | str | int | None | Iterable["Child"]
 _VOID = frozenset({"meta", "link", "br", "col"})
 
 
-def element(name: str, *children: Child, **attributes: str | int | None) -> Markup:
+def element(name: str, /, *children: Child, **attributes: str | int | None) -> Markup:
     """Make an element.
 
     Attributes are named as in Python: `class_` is class, `aria_label` is aria-label; None leaves

@@ -20,12 +20,12 @@ from node.street_snapshot import (
 )
 from node.web.figures import (
     energy_chart,
-    flow_picture,
     price_chart,
     rung_shape,
     signature_chart,
     trace_chart,
 )
+from node.web.flow_figure import flow_picture
 from node.web.markup import Child, Markup, element, join
 from node.web.wording import (
     PRESET_TRUTH,
@@ -51,6 +51,7 @@ NOW_STAGES = (
     Stage.ORDERS,
 )
 DIGEST_SHOWN = 12
+MINUTE_MS = 60_000
 
 OWN_ROOF = (
     "Meters see what crosses the house connection; what a home uses from its own roof is in no "
@@ -91,7 +92,7 @@ def sections(model: PageModel) -> dict[str, Markup]:
         "convergence": _convergence(model),
         "group": _group(model.snapshot),
         "ladder": ladder(model.snapshot),
-        "truth": _truth(model),
+        "truth": limits(model.snapshot, model.labels),
     }
 
 
@@ -206,10 +207,35 @@ def ladder(snapshot: StreetSnapshot) -> Markup:
     )
 
 
+def limits(snapshot: StreetSnapshot, labels: StreetLabels) -> Markup:
+    """Say what is simulated, and what no ledger can show."""
+    genesis = snapshot.genesis
+    slot_ms = genesis.slot_minutes * MINUTE_MS // genesis.speed
+    clock = (
+        f"The clock runs {genesis.speed} times as fast as real time: "
+        f"{genesis.slot_minutes} minutes take {decimal(slot_ms, 1000, 1)}\N{NO-BREAK SPACE}s."
+    )
+    statements = [
+        *labels.simulated,
+        *([clock] if genesis.speed > 1 else []),
+        OWN_ROOF,
+        PRESET_TRUTH,
+        f"Load and PV: {labels.source}.",
+    ]
+    end = (
+        "Every figure here is computed from one node's ledger file "
+        f"(mechanism {genesis.mechanism}); amounts are rounded for reading only."
+    )
+    return join(
+        element("ul", *(element("li", each) for each in statements), class_="plain"),
+        element("p", end, class_="note"),
+    )
+
+
 def _clock(snapshot: StreetSnapshot) -> Markup:
     if snapshot.is_over:
         return join("the day is settled")
-    return join("street time ", element("b", snapshot.clock))
+    return join(element("span", "street time ", class_="words"), element("b", snapshot.clock))
 
 
 def _figure(title: str, value: Child) -> Markup:
@@ -279,9 +305,9 @@ def _band(facts: SlotFacts | None, currency: str) -> Markup | None:
     )
     ends = element(
         "div",
-        element("span", f"feed-in {price(low)}"),
+        element("span", "feed-in ", element("span", price(low), class_="figure")),
         element("b", f"{price(local)} {currency}/kWh" if local is not None else "grid tariff"),
-        element("span", f"retail {price(high)}"),
+        element("span", "retail ", element("span", price(high), class_="figure")),
         class_="ends",
     )
     return element("div", ends, bar, class_="band-now")
@@ -398,9 +424,11 @@ def _cell(title: str, content: Child, class_: str | None = None) -> Markup:
 
 
 def _saved_bar(saved_nano: int, most: int) -> Markup:
-    width = f"{100 * abs(saved_nano) / max(1, most):.1f}%"
+    share = 100 * abs(saved_nano) / max(1, most)
     kind = "bar lost" if saved_nano < 0 else "bar local"
-    bar = element("rect", class_=kind, width=width, height="4", rx="2")
+    bar = element(
+        "rect", class_=kind, x=f"{100 - share:.1f}%", width=f"{share:.1f}%", height="4", rx="2"
+    )
     return element("svg", bar, class_="saved-bar", width="100%", height="4", aria_hidden="true")
 
 
@@ -515,27 +543,3 @@ def _labels_of(slots: list[SlotFacts]) -> str:
         else:
             runs.append([facts])
     return ", ".join(f"{run[0].label}\N{EN DASH}{run[-1].label_end}" for run in runs)
-
-
-def _truth(model: PageModel) -> Markup:
-    genesis, labels = model.snapshot.genesis, model.labels
-    slot_seconds = genesis.slot_minutes * 60_000 // genesis.speed
-    clock = (
-        f"The clock runs {count(genesis.speed, 'time')} as fast as real time: "
-        f"{genesis.slot_minutes} minutes take {decimal(slot_seconds, 1000, 1)} s."
-    )
-    statements = [
-        *labels.simulated,
-        *([clock] if genesis.speed > 1 else []),
-        OWN_ROOF,
-        PRESET_TRUTH,
-        f"Load and PV: {labels.source}.",
-    ]
-    end = (
-        f"Every figure on this page is computed from one node's ledger file (mechanism "
-        f"{genesis.mechanism}). This page shows all homes because it is a demonstration."
-    )
-    return join(
-        element("ul", *(element("li", each) for each in statements), class_="plain"),
-        element("p", end, class_="note"),
-    )

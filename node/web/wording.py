@@ -48,9 +48,14 @@ def decimal(value: int, unit: int, places: int) -> str:
     return f"\N{MINUS SIGN}{text}" if value < 0 and rounded else text
 
 
+def amount(amount_nano: int, places: int = 2) -> str:
+    """Write an amount without its currency."""
+    return decimal(amount_nano, NANO, places)
+
+
 def money(amount_nano: int, currency: str, places: int = 2) -> str:
     """Write an amount with its currency."""
-    return f"{decimal(amount_nano, NANO, places)}\N{NO-BREAK SPACE}{currency}"
+    return f"{amount(amount_nano, places)}\N{NO-BREAK SPACE}{currency}"
 
 
 def energy(energy_wh: int, places: int = 1) -> str:

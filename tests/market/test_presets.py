@@ -1,7 +1,7 @@
 """How a household's preference becomes a private curve and a public limit."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.ceilings import Ramp, allowed_limits, ceiling_mwh
@@ -91,6 +91,7 @@ def test_without_a_private_curve_a_home_stands_at_its_ceiling() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(Preset),
     st.sampled_from(Side),

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.ceilings import ceiling_mwh, firm_mwh, standing_price
-from market.clearing import GRID_ONLY, Clearing, Rung
+from market.clearing import GRID_ONLY, Clearing, Position, Rung
 from market.groups import passing_group
 from market.mechanisms.two_level import TwoLevel
 from market.orders import Book, Side
@@ -45,8 +45,14 @@ def traded_by(clearing: Clearing, side: Side) -> dict[str, int]:
     return {p.member: p.energy_wh for p in clearing.positions if p.side is side}
 
 
+def price_of(position: Position) -> int:
+    """The one price of a participant; `two-level` never leaves it to the flows."""
+    assert position.price_micro_per_kwh is not None
+    return position.price_micro_per_kwh
+
+
 def prices_of(clearing: Clearing, side: Side) -> set[int]:
-    return {p.price_micro_per_kwh for p in clearing.positions if p.side is side}
+    return {price_of(p) for p in clearing.positions if p.side is side}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
@@ -66,7 +72,11 @@ def test_standing_orders_clear_as_in_the_worked_example(example: Example) -> Non
 def test_statements_in_equilibrium_are_negotiated_at_their_price() -> None:
     clearing = MECHANISM.clear(SCARCE, at_ceiling(SCARCE, 245_000, round_number=3))
 
-    assert (clearing.rung, clearing.price_micro_per_kwh, clearing.rounds) == ("negotiated", 245_000, 3)
+    assert (clearing.rung, clearing.price_micro_per_kwh, clearing.rounds) == (
+        "negotiated",
+        245_000,
+        3,
+    )
     assert traded_by(clearing, Side.BUY) == {H3: 1000, H4: 500}
     assert traded_by(clearing, Side.SELL) == {H1: 1000, H2: 500}
     assert prices_of(clearing, Side.BUY) == prices_of(clearing, Side.SELL) == {245_000}
@@ -112,12 +122,12 @@ def test_among_equal_trades_more_members_win_then_the_higher_price() -> None:
         H3: [state(3, 190_000, 500_000)],
     }
 
-    def price_of(*groups: Mapping[str, list[Statement]]) -> int:
+    def winner(*groups: Mapping[str, list[Statement]]) -> int:
         merged = {m: [s for g in groups for s in g.get(m, [])] for m in (H1, H2, H3)}
         return MECHANISM.clear(book, merged).price_micro_per_kwh
 
-    assert price_of(pair, dearer) == 210_000
-    assert price_of(pair, dearer, trio) == 190_000
+    assert winner(pair, dearer) == 210_000
+    assert winner(pair, dearer, trio) == 190_000
 
 
 def test_the_highest_round_of_a_member_at_a_price_counts() -> None:
@@ -235,16 +245,16 @@ def assert_sound(book: Book, clearing: Clearing) -> None:
         order = orders[position.member]
         assert position.side is order.side
         assert 1 <= position.energy_wh <= -(-firm_mwh(order) // 1000) + order.flexible_wh
-        assert book.lo <= position.price_micro_per_kwh <= book.hi
+        assert book.lo <= price_of(position) <= book.hi
 
 
 def community_takes(clearing: Clearing) -> int:
     return sum(
-        p.energy_wh * p.price_micro_per_kwh * (1 if p.side is Side.BUY else -1)
-        for p in clearing.positions
+        p.energy_wh * price_of(p) * (1 if p.side is Side.BUY else -1) for p in clearing.positions
     )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_stated_the_clearing_is_sound(data: st.DataObject) -> None:
     book = data.draw(books())
@@ -264,6 +274,7 @@ def test_whatever_is_stated_the_clearing_is_sound(data: st.DataObject) -> None:
     assert (clearing.rung is Rung.GRID) == (traded_wh == 0)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_order_of_statements_does_not_matter(data: st.DataObject) -> None:
     book = data.draw(books())
@@ -276,6 +287,7 @@ def test_the_order_of_statements_does_not_matter(data: st.DataObject) -> None:
     assert MECHANISM.clear(book, shuffled) == MECHANISM.clear(book, statements)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_names_decide_nothing_but_the_last_watt_hour(data: st.DataObject) -> None:
     book = data.draw(books())

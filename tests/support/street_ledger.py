@@ -115,6 +115,7 @@ class StreetLedger:
     quiet: frozenset[int]
     unread: frozenset[str]
     steps: list[tuple[int, Step]] = field(default_factory=list)
+    _traces: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     @classmethod
     async def create(
@@ -167,9 +168,10 @@ class StreetLedger:
     async def step(self) -> None:
         """Write the next block."""
         time_ms, operations_of = self.steps.pop(0)
-        await self._flush_traces()
         await self.write_block(time_ms, tuple(operations_of()))
-        await self._flush_traces()
+        if self._traces:
+            await self.store.write_local(traces=self._traces)
+            self._traces = []
 
     async def write_block(
         self, time_ms: int, operations: tuple[Operation, ...], *, is_certified: bool = True
@@ -180,6 +182,11 @@ class StreetLedger:
         executed = self.execution.execute(content, operations)
         certificate = self._certificate(height, executed.digest) if is_certified else None
         await self.store.append(executed, certificate)
+
+    def sign_order_again(self, home: str, index: int) -> Operation:
+        """Return a second, valid revision of a home's order; whether it is in time is not asked."""
+        order = OrderPayload(self._slot(index), 2, Side.BUY, 100, 0, 0)
+        return self._sign(home, "order", index, order)
 
     def _certificate(self, height: int, digest: bytes) -> Certificate:
         epoch = self.genesis.epoch
@@ -200,8 +207,6 @@ class StreetLedger:
         return Certificate(0, height, digest, tuple(signatures))
 
     # -- the day -------------------------------------------------------------------------------
-
-    _traces: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     def _day(self) -> Iterator[tuple[int, Step]]:
         calendar = self.genesis.rules.calendar
@@ -258,11 +263,6 @@ class StreetLedger:
     def _sign(self, home: str, kind: str, index: int, payload: msgspec.Struct) -> Operation:
         expires_ms = self.genesis.rules.calendar.end_ms(self._slot(index)) + 2 * 3_600_000
         return self.clients[home].sign(kind, payload, expires_ms)
-
-    async def _flush_traces(self) -> None:
-        if self._traces:
-            await self.store.note(received=(), values=(), traces=self._traces)
-            self._traces = []
 
 
 def _client(home: str, identity: Identity, genesis: Genesis) -> Client:
