@@ -17,6 +17,8 @@ def verify_certificate(
     Raises:
         CertificateError: Names the rule that failed.
     """
+    if header.epoch != epoch.number:
+        raise CertificateError(f"header {header.height} is of epoch {header.epoch}")
     if (certificate.epoch, certificate.height) != (epoch.number, header.height):
         raise CertificateError(
             f"certificate is for epoch {certificate.epoch}, height {certificate.height}; "
@@ -33,6 +35,11 @@ def verify_certificate(
         raise CertificateError(
             f"certificate of height {header.height} has {len(signers)} signatures, "
             f"{epoch.quorum} are needed"
+        )
+    strangers = sorted(set(signers) - set(epoch.members))
+    if strangers:
+        raise CertificateError(
+            f"certificate of height {header.height}: {', '.join(strangers)} may not vote"
         )
     for member, signature in certificate.signatures:
         key = epoch.public_key(member)

@@ -27,7 +27,7 @@ class CheckpointLog:
         self._epoch = epoch
         self._height = height
         self._own: dict[int, Checkpoint] = {}
-        self._tallies: dict[int, Tally] = {}
+        self._tallies: dict[int, Tally[Checkpoint]] = {}
         for checkpoint in own:
             self._vouch(checkpoint)
 

@@ -12,7 +12,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Salt = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-MemberId = Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{1,16}$")]
+MemberId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{1,16}\Z")]  # `$` would let "\n" pass
 UInt = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 EMPTY_DIGEST = bytes(32)

@@ -23,6 +23,8 @@ class Epoch:
         members = [member for member, _ in self.keys]
         if members != sorted(set(members)):
             raise ValueError(f"endorsers must be distinct and in id order, not {members}")
+        if len({key for _, key in self.keys}) != len(members):
+            raise ValueError("two endorsers share a key: one person would vote twice")
         if len(members) < quorum.MEMBERS_MIN:
             raise ValueError(
                 f"{len(members)} endorsers cannot withstand a faulty one; "

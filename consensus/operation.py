@@ -42,7 +42,7 @@ class Channel(enum.IntEnum):
 class OperationBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is signed.  `expires_ms` is block time; `nonce` is per signer, see `nonces`."""
 
-    kind: Annotated[str, msgspec.Meta(pattern="^[a-z-]{1,24}$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"^[a-z-]{1,24}\Z")]
     channel: Channel
     signer: MemberId
     key_version: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]

@@ -14,7 +14,7 @@ WAITING_BYTES_PER_SIGNER_MAX = 4 * OPERATION_BYTES_MAX
 """The same share in bytes, so that a street of liars cannot fill the memory of a small computer."""
 
 WAITING_MAX = 200 * WAITING_PER_SIGNER_MAX
-"""Operations held; the members of the largest street cannot fill it, so nobody crowds others out."""
+"""Operations held; the members of the largest street cannot fill it, nor crowd anybody out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,7 @@ class OperationPool:
     @property
     def is_full_batch(self) -> bool:
         """Whether enough waits to fill a block without waiting for more."""
-        return (
-            len(self._waiting) >= OPERATIONS_MAX or self._waiting_bytes >= OPERATIONS_BYTES_MAX
-        )
+        return len(self._waiting) >= OPERATIONS_MAX or self._waiting_bytes >= OPERATIONS_BYTES_MAX
 
     def hold(self, operation_ids: Iterable[bytes]) -> None:
         """Keep the operations of a proposal until it releases them; they wait no longer."""
@@ -123,9 +121,7 @@ class OperationPool:
 
     def drop_expired(self, time_ms: int) -> None:
         """Drop what no block of `time_ms` or later may carry."""
-        self.drop(
-            [each for each in self._waiting if self._bodies[each].body.expires_ms < time_ms]
-        )
+        self.drop([each for each in self._waiting if self._bodies[each].body.expires_ms < time_ms])
 
     def take_batch(self, time_ms: int) -> tuple[bytes, ...]:
         """Pick operations for a block: one per signer in turn, oldest first, within the bounds.

@@ -6,29 +6,40 @@ the same state and return the same effects.  `node.driver` does the I/O.
 The rules, by the names that the tests use (Castro & Liskov 1999, section 4):
 
 * N1  A backup accepts a PRE-PREPARE only from the primary of its view, inside the watermarks, not
-      ahead of the clock, and only one per (view, sequence).
+      ahead of the clock, within the bounds of a block, and only one per (view, sequence).
 * N2  Votes are on the digest of the whole content; the view is in the vote, not in the content.
 * N3  At most one PREPARE and one COMMIT per (view, sequence), for ever: persisted before sent.
 * N4  COMMIT follows prepared; execution needs Q commits and prepared.
 * N5  Votes may come before the proposal.
 * N6  Execution is strictly in sequence.
+* N7  Bodies that a proposal orders and that are not here are pulled, from one member after another;
+      a body stays until its block is collected as garbage, so that slower members find it.
+* N8  A primary never proposes twice for a sequence number, also after a restart.
 * Q2  prepared = PRE-PREPARE + Q-1 PREPAREs of distinct non-primary members.
 * Q3  A second, different vote is evidence and never counts.
+* Q4  Only endorsers of the epoch count, and the own vote once.
 * K1  Nothing is stored for sequences outside (low, low + LOG_SIZE].
+* K2  Q CHECKPOINTs for one header are a block's certificate.
+* K3  Low moves only with certified blocks; everything at or below it is dropped.
+* S4  Cheap checks come first, the signature last.
 
 The bus loses messages, so every replica repeats what it said about each sequence number until that
 number's block is certified; members who fell further behind take certified blocks instead.
+
+Without view changes the chain rests for as long as the primary of view 0 is silent, proposes what
+others must refuse, or tells different members different things.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from consensus.block import Certificate, Content
+from consensus.block import OPERATIONS_BYTES_MAX, CertifiedBlock, Content
+from consensus.checkpoint import CheckpointLog
 from consensus.domain import Signer, Verifier
 from consensus.effects import DurableVote, Effects, Equivocation, Ordered, Pull, Rejection
-from consensus.errors import DivergedError, LocalProtocolError
+from consensus.errors import LocalProtocolError
 from consensus.membership import Epoch
-from consensus.message_log import Instance, Resend, Tally, Vote
+from consensus.message_log import Instance, Resend
 from consensus.messages import (
     Ballot,
     Checkpoint,
@@ -119,22 +130,23 @@ class Replica:
         self._timing = timing
         self._executed = executed
         self._executing: int | None = None
-        self._stable = executed.height - len(uncertified or {})
-        self._low = self._stable // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL
+        self._checkpoints = CheckpointLog(
+            epoch=epoch,
+            height=executed.height,
+            own=[
+                self._ballot.checkpoint(epoch.number, height, digest)
+                for height, digest in (uncertified or {}).items()
+            ],
+        )
+        self._low = _low_watermark(self.stable)
         self._instances: dict[tuple[int, int], Instance] = {}
-        self._checkpoints: dict[int, Tally] = {}
-        self._headers: dict[int, bytes] = {executed.height: executed.header_digest}
-        self._own_checkpoints: dict[int, Checkpoint] = {}
-        self._resends: dict[int, Resend] = {}
+        self._resends = {
+            height: self._fresh_resend(executed.time_ms) for height in self._checkpoints.uncertified
+        }
         self._expected_ms: int | None = None
         self._proposed = executed.height
         self._proposed_ms = executed.time_ms
-        for height, digest in sorted((uncertified or {}).items()):
-            self._headers[height] = digest
-            self._vouch(height, digest)
-            self._resends[height] = self._fresh_resend(executed.time_ms)
-        for durable in votes:
-            self._restore(durable)
+        self._restore(votes)
 
     # -- what the world may ask ----------------------------------------------------------------
 
@@ -145,8 +157,8 @@ class Replica:
 
     @property
     def stable(self) -> int:
-        """The highest height known to be certified."""
-        return self._stable
+        """The height through which every block is certified here."""
+        return self._checkpoints.stable
 
     @property
     def high(self) -> int:
@@ -183,14 +195,11 @@ class Replica:
         """
         effects = Effects()
         operation_id = operation.id
-        wanted = [each for each in self._instances.values() if operation_id in each.missing]
-        if wanted:
-            self.pool.hold(operation)
-        else:
-            self.pool.admit(operation, now_ms)
-        for instance in wanted:
-            instance.missing.discard(operation_id)
-            self._advance_instance(instance, now_ms, effects)
+        self.pool.admit(operation, now_ms)
+        for instance in self._instances.values():
+            if operation_id in instance.missing:
+                instance.missing.discard(operation_id)
+                self._advance_instance(instance, now_ms, effects)
         self._propose_if_due(now_ms, effects)
         return effects
 
@@ -208,7 +217,7 @@ class Replica:
             DivergedError: A quorum certified another header than this replica executed.
         """
         effects = Effects()
-        rule = self._why_refused(message)
+        rule = self._why_refused(message, now_ms)
         if rule is not None:
             effects.rejected.append(Rejection(rule, message.member))
             return effects
@@ -230,25 +239,41 @@ class Replica:
         """
         effects = Effects()
         self._step_to(Executed(height, header_digest, time_ms))
-        self._send([self._vouch(height, header_digest)], height, now_ms, effects)
+        checkpoint = self._ballot.checkpoint(self._epoch.number, height, header_digest)
+        self._checkpoints.executed(checkpoint)
+        self._send(checkpoint, now_ms, effects)
         self._certify(height, effects)
         self._execute_next(effects)
         self._propose_if_due(now_ms, effects)
         return effects
 
-    def adopt(self, height: int, header_digest: bytes, time_ms: int) -> Effects:
-        """Report that a certified block, taken from a peer, has been executed."""
+    def adopt(self, block: CertifiedBlock) -> Effects:
+        """Report that a block, certified and taken from a peer, has been executed.
+
+        Raises:
+            LocalProtocolError: Its height is not the next one.
+        """
         effects = Effects()
-        self._step_to(Executed(height, header_digest, time_ms))
-        self._settle_stable(height, effects)
+        header = block.header
+        self._step_to(Executed(header.height, header.digest(self._chain_id), header.time_ms))
+        self.pool.drop(block.content.operation_ids)
+        self._checkpoints.adopted(header.height)
+        self._end_resends(header.height, effects)
         self._execute_next(effects)
         return effects
 
     def settle(self, height: int) -> Effects:
-        """Report that the certificate of an executed block came from a peer."""
+        """Report that a certificate of this replica's header at `height` came from a peer.
+
+        The caller has verified it.
+
+        Raises:
+            LocalProtocolError: Nothing has been executed at that height.
+        """
+        if height > self._executed.height:
+            raise LocalProtocolError(f"height {height} settled, {self._executed.height} executed")
         effects = Effects()
-        if height <= self._executed.height:
-            self._settle_stable(height, effects)
+        self._settle(height, effects)
         return effects
 
     def tick(self, now_ms: int) -> Effects:
@@ -263,8 +288,9 @@ class Replica:
             if instance is not None:
                 effects.broadcast.extend(instance.sent)
                 self._pull_missing(instance, effects)
-            if sequence in self._own_checkpoints:
-                effects.broadcast.append(self._own_checkpoints[sequence])
+            checkpoint = self._checkpoints.own(sequence)
+            if checkpoint is not None:
+                effects.broadcast.append(checkpoint)
         return effects
 
     def operations(self, operation_ids: Iterable[bytes]) -> tuple[Operation, ...]:
@@ -274,9 +300,9 @@ class Replica:
 
     # -- refusals: cheap checks first, the signature last (S4) -----------------------------------
 
-    def _why_refused(self, message: Message) -> str | None:
+    def _why_refused(self, message: Message, now_ms: int) -> str | None:
         if message.member == self.member:
-            return "own message came back"
+            return "Q4 own message came back"
         if message.epoch != self._epoch.number:
             return "Q4 other epoch"
         key = self._epoch.public_key(message.member)
@@ -284,122 +310,146 @@ class Replica:
             return "Q4 not an endorser"
         if not self._low < message.sequence <= self.high:
             return "K1 outside the watermarks"
-        if isinstance(message, Checkpoint):
-            if message.sequence <= self._stable:
-                return "already stable"
-        elif message.view != self.view:
-            return "N1 other view"
-        elif message.sequence <= self._executed.height:
-            return "already executed"
-        if self._is_repetition(message):
-            return "repetition"
-        if not has_valid_signature(
+        match message:
+            case Checkpoint():
+                rule = self._why_no_checkpoint(message)
+            case PrePrepare():
+                rule = self._why_no_proposal(message, now_ms)
+            case Prepare() | Commit():
+                rule = self._why_no_vote(message)
+        if rule is None and not has_valid_signature(
             message, chain_id=self._chain_id, public_key=key, verifier=self._verifier
         ):
             return "S1 signature"
+        return rule
+
+    def _why_no_checkpoint(self, message: Checkpoint) -> str | None:
+        if self._checkpoints.is_certified(message.sequence):
+            return "K2 already certified"
+        return "Q3 repetition" if self._checkpoints.knows(message) else None
+
+    def _why_no_proposal(self, message: PrePrepare, now_ms: int) -> str | None:
+        content = message.content
+        instance = self._instances.get((message.view, message.sequence))
+        rule = self._why_closed(message)
+        if rule is not None:
+            return rule
+        if message.member != self._epoch.primary(message.view):
+            return "N1 not from the primary"
+        if content.epoch != message.epoch:
+            return "N1 content of another epoch"
+        if len(set(content.operation_ids)) != len(content.operation_ids):
+            return "N1 an operation twice"
+        if instance is not None and instance.accepted is not None:
+            is_known = instance.is_contested or instance.accepted.content == content
+            return "Q3 repetition" if is_known else None
+        if content.time_ms > now_ms + self._timing.clock_ahead_ms:
+            return "T1 proposed time ahead of the clock"
         return None
 
-    def _is_repetition(self, message: Message) -> bool:
-        if isinstance(message, Checkpoint):
-            tally = self._checkpoints.get(message.sequence)
-            return tally is not None and tally.votes.get(message.member) == message
-        instance = self._instances.get((self.view, message.sequence))
+    def _why_no_vote(self, vote: Prepare | Commit) -> str | None:
+        rule = self._why_closed(vote)
+        if rule is not None:
+            return rule
+        if isinstance(vote, Prepare) and vote.member == self._epoch.primary(vote.view):
+            return "Q2 PREPARE from the primary"
+        instance = self._instances.get((vote.view, vote.sequence))
         if instance is None:
-            return False
-        match message:
-            case PrePrepare():
-                return instance.accepted == message
-            case Prepare():
-                return instance.prepares.votes.get(message.member) == message
-            case Commit():
-                return instance.commits.votes.get(message.member) == message
+            return None
+        is_known = (
+            instance.prepares.knows(vote)
+            if isinstance(vote, Prepare)
+            else instance.commits.knows(vote)
+        )
+        return "Q3 repetition" if is_known else None
+
+    def _why_closed(self, message: PrePrepare | Prepare | Commit) -> str | None:
+        if message.view != self.view:
+            return "N1 other view"
+        if message.sequence <= self._executed.height:
+            return "N6 already executed"
+        return None
 
     # -- the three phases ------------------------------------------------------------------------
 
     def _on_pre_prepare(self, message: PrePrepare, now_ms: int, effects: Effects) -> None:
-        content = message.content
-        rule = None
-        if message.member != self._epoch.primary(message.view):
-            rule = "N1 not from the primary"
-        elif content.epoch != message.epoch:
-            rule = "N1 content of another epoch"
-        elif content.time_ms > now_ms + self._timing.clock_ahead_ms:
-            rule = "T1 proposed time ahead of the clock"
-        elif len(set(content.operation_ids)) != len(content.operation_ids):
-            rule = "N1 an operation twice"
-        if rule is not None:
-            effects.rejected.append(Rejection(rule, message.member))
-            return
         instance = self._instance(message.sequence)
         if instance.accepted is not None:
-            effects.evidence.append(Equivocation(instance.accepted, message))
+            instance.is_contested = True
+            self._convict(instance.accepted, message, effects)
             return
         self._accept(instance, message)
-        self._resends.setdefault(message.sequence, self._fresh_resend(now_ms))
+        self._resends[message.sequence] = self._fresh_resend(now_ms)
         self._pull_missing(instance, effects)
         self._advance_instance(instance, now_ms, effects)
 
     def _accept(self, instance: Instance, message: PrePrepare) -> None:
         instance.accepted = message
         instance.digest = message.content.digest(self._chain_id)
+        self.pool.hold(message.content.operation_ids)
         instance.missing = set(self.pool.missing(message.content.operation_ids))
-        self.pool.mark_proposed(message.content.operation_ids)
 
     def _on_vote(self, vote: Prepare | Commit, now_ms: int, effects: Effects) -> None:
-        if isinstance(vote, Prepare) and vote.member == self._epoch.primary(vote.view):
-            effects.rejected.append(Rejection("Q2 PREPARE from the primary", vote.member))
-            return
         instance = self._instance(vote.sequence)
-        tally = instance.prepares if isinstance(vote, Prepare) else instance.commits
-        if self._count(tally, vote, effects):
-            self._resends.setdefault(vote.sequence, self._fresh_resend(now_ms))
+        contradicted = (
+            instance.prepares.count(vote)
+            if isinstance(vote, Prepare)
+            else instance.commits.count(vote)
+        )
+        if contradicted is not None:
+            self._convict(contradicted, vote, effects)
+        else:
             self._advance_instance(instance, now_ms, effects)
 
     @staticmethod
-    def _count(tally: Tally, vote: Vote, effects: Effects) -> bool:
-        earlier = tally.votes.setdefault(vote.member, vote)
-        if earlier.digest != vote.digest:
-            effects.evidence.append(Equivocation(earlier, vote))
-            effects.rejected.append(Rejection("Q3 second vote", vote.member))
-            return False
-        return True
+    def _convict(first: Message, second: Message, effects: Effects) -> None:
+        effects.evidence.append(Equivocation(first, second))
+        effects.rejected.append(Rejection("Q3 contradiction", second.member))
 
     def _advance_instance(self, instance: Instance, now_ms: int, effects: Effects) -> None:
         """Say whatever may be said about an instance now, and execute if it is its turn."""
-        if instance.accepted is None or instance.missing or instance.is_refused:
+        if instance.accepted is None or instance.missing:
             return
-        content = instance.accepted.content
-        operations = self.pool.bodies(content.operation_ids)
-        if not all(is_timely(operation, content.time_ms) for operation in operations):
-            instance.is_refused = True
-            effects.rejected.append(Rejection("N1 expired operation", instance.accepted.member))
+        if not instance.is_admissible:
+            self._judge_bodies(instance, instance.accepted, effects)
+        if instance.is_refused:
             return
         if not instance.has_prepared_vote and not self.is_primary:
-            self._vote_prepare(instance, operations, now_ms, effects)
-        primary = self._epoch.primary(instance.view)
-        prepares = instance.prepares.matching(instance.digest, without=primary)
-        if len(prepares) >= self._epoch.quorum - 1 and not instance.has_commit_vote:
-            proof = (instance.accepted, *prepares[: self._epoch.quorum - 1])
-            self._vote_commit(instance, proof, now_ms, effects)
+            self._vote_prepare(instance, instance.accepted, now_ms, effects)
+        prepares = instance.prepares.matching(instance.digest)[: self._epoch.quorum - 1]
+        if len(prepares) == self._epoch.quorum - 1 and not instance.has_commit_vote:
+            self._vote_commit(instance, (instance.accepted, *prepares), now_ms, effects)
         if instance.has_commit_vote:
             commits = instance.commits.matching(instance.digest)
             instance.is_committed = len(commits) >= self._epoch.quorum
         self._execute_next(effects)
 
+    def _judge_bodies(self, instance: Instance, accepted: PrePrepare, effects: Effects) -> None:
+        """Judge once what a proposal orders; every replica comes to the same verdict."""
+        if instance.is_refused:
+            return
+        content = accepted.content
+        operations = self.pool.bodies(content.operation_ids)
+        if not all(is_timely(operation, content.time_ms) for operation in operations):
+            rule = "N1 operation not timely"
+        elif sum(operation.size for operation in operations) > OPERATIONS_BYTES_MAX:
+            rule = "N1 larger than a block"
+        else:
+            instance.is_admissible = True
+            return
+        instance.is_refused = True
+        effects.rejected.append(Rejection(rule, accepted.member))
+
     def _vote_prepare(
-        self,
-        instance: Instance,
-        operations: tuple[Operation, ...],
-        now_ms: int,
-        effects: Effects,
+        self, instance: Instance, accepted: PrePrepare, now_ms: int, effects: Effects
     ) -> None:
-        assert instance.accepted is not None
         vote = self._ballot.prepare(
             self._epoch.number, instance.view, instance.sequence, instance.digest
         )
-        effects.persist.append(DurableVote(vote, (instance.accepted,), operations))
-        instance.count_sent([vote])
-        self._send([vote], instance.sequence, now_ms, effects)
+        operations = self.pool.bodies(accepted.content.operation_ids)
+        effects.persist.append(DurableVote(vote, (accepted,), operations))
+        instance.note_sent(vote)
+        self._send(vote, now_ms, effects)
 
     def _vote_commit(
         self, instance: Instance, proof: tuple[Message, ...], now_ms: int, effects: Effects
@@ -408,8 +458,8 @@ class Replica:
             self._epoch.number, instance.view, instance.sequence, instance.digest
         )
         effects.persist.append(DurableVote(vote, proof))
-        instance.count_sent([vote])
-        self._send([vote], instance.sequence, now_ms, effects)
+        instance.note_sent(vote)
+        self._send(vote, now_ms, effects)
 
     def _execute_next(self, effects: Effects) -> None:
         sequence = self._executed.height + 1
@@ -451,64 +501,39 @@ class Replica:
         instance = self._instance(self._proposed)
         self._accept(instance, message)
         effects.persist.append(DurableVote(message, (), self.pool.bodies(batch)))
-        instance.count_sent([message])
-        self._send([message], self._proposed, now_ms, effects)
-        self._advance_instance(instance, now_ms, effects)
+        instance.note_sent(message)
+        self._send(message, now_ms, effects)
 
     # -- checkpoints, watermarks, garbage ----------------------------------------------------------
 
     def _on_checkpoint(self, message: Checkpoint, effects: Effects) -> None:
-        tally = self._checkpoints.setdefault(message.sequence, Tally())
-        if self._count(tally, message, effects):
+        contradicted = self._checkpoints.count(message)
+        if contradicted is not None:
+            self._convict(contradicted, message, effects)
+        else:
             self._certify(message.sequence, effects)
 
     def _certify(self, height: int, effects: Effects) -> None:
-        tally = self._checkpoints.get(height)
-        if tally is None or height > self._executed.height or height <= self._stable:
-            return
-        own = self._headers[height]
-        for digest in {vote.digest for vote in tally.votes.values()}:
-            votes = tally.matching(digest)
-            if len(votes) < self._epoch.quorum:
-                continue
-            if digest != own:
-                raise DivergedError(
-                    f"a quorum certified header {digest.hex()[:16]} at height {height}, "
-                    f"this replica executed {own.hex()[:16]}"
-                )
-            effects.certified.append(self._certificate(height, digest, votes))
-            self._settle_stable(height, effects)
-            return
+        certificate = self._checkpoints.certificate(height)
+        if certificate is not None:
+            effects.certified.append(certificate)
+            self._settle(height, effects)
 
-    def _vouch(self, height: int, header_digest: bytes) -> Checkpoint:
-        checkpoint = self._ballot.checkpoint(self._epoch.number, height, header_digest)
-        self._own_checkpoints[height] = checkpoint
-        self._checkpoints.setdefault(height, Tally()).votes[self.member] = checkpoint
-        return checkpoint
+    def _settle(self, height: int, effects: Effects) -> None:
+        self._checkpoints.settle(height)
+        self._end_resends(height, effects)
 
-    def _certificate(self, height: int, digest: bytes, votes: tuple[Vote, ...]) -> Certificate:
-        chosen = votes[: self._epoch.quorum]
-        return Certificate(
-            epoch=self._epoch.number,
-            height=height,
-            header_digest=digest,
-            signatures=tuple((vote.member, vote.signature) for vote in chosen),
-        )
-
-    def _settle_stable(self, height: int, effects: Effects) -> None:
-        self._stable = max(self._stable, height)
+    def _end_resends(self, height: int, effects: Effects) -> None:
+        """Say no more about a certified height, and drop what is below the new low watermark."""
         self._resends.pop(height, None)
-        self._own_checkpoints.pop(height, None)
-        self._checkpoints.pop(height, None)
-        low = self._stable // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL
+        low = _low_watermark(self.stable)
         if low <= self._low:
             return
         self._low = low
-        self._instances = {key: each for key, each in self._instances.items() if key[1] > low}
-        self._headers = {key: each for key, each in self._headers.items() if key >= low}
-        for bookkeeping in (self._checkpoints, self._own_checkpoints, self._resends):
-            for sequence in [each for each in bookkeeping if each <= low]:
-                del bookkeeping[sequence]
+        for key in [each for each in self._instances if each[1] <= low]:
+            instance = self._instances.pop(key)
+            if instance.accepted is not None:
+                self.pool.release(instance.accepted.content.operation_ids)
         effects.discard_through = low
 
     # -- small pieces ----------------------------------------------------------------------------
@@ -520,12 +545,9 @@ class Replica:
             )
         self._executed = executed
         self._executing = None
-        self._headers[executed.height] = executed.header_digest
         self._proposed = max(self._proposed, executed.height)
         self._proposed_ms = max(self._proposed_ms, executed.time_ms)
-        instance = self._instances.get((self.view, executed.height))
-        if instance is not None and instance.accepted is not None:
-            self.pool.forget(instance.accepted.content.operation_ids)
+        self.pool.drop_expired(executed.time_ms)
 
     def _instance(self, sequence: int) -> Instance:
         return self._instances.setdefault(
@@ -544,25 +566,34 @@ class Replica:
     def _fresh_resend(self, now_ms: int) -> Resend:
         return Resend(due_ms=now_ms + self._timing.resend_ms, wait_ms=self._timing.resend_ms)
 
-    def _send(self, messages: list[Message], sequence: int, now_ms: int, effects: Effects) -> None:
-        effects.broadcast.extend(messages)
-        self._resends[sequence] = self._fresh_resend(now_ms)
+    def _send(self, message: Message, now_ms: int, effects: Effects) -> None:
+        effects.broadcast.append(message)
+        self._resends[message.sequence] = self._fresh_resend(now_ms)
 
-    def _restore(self, durable: DurableVote) -> None:
-        """Rebuild from one persisted vote; never votes differently from before the restart."""
-        vote = durable.vote
-        if vote.sequence <= self._stable or isinstance(vote, Checkpoint):
-            return
-        for operation in durable.operations:
-            self.pool.hold(operation)
-        instance = self._instance(vote.sequence)
-        for message in (*durable.proof, vote):
-            if isinstance(message, PrePrepare) and instance.accepted is None:
-                self._accept(instance, message)
-            elif isinstance(message, Prepare):
-                instance.prepares.votes.setdefault(message.member, message)
-        instance.count_sent([vote])
-        self._resends[vote.sequence] = self._fresh_resend(self._executed.time_ms)
-        if isinstance(vote, PrePrepare):
-            self._proposed = max(self._proposed, vote.sequence)
-            self._proposed_ms = max(self._proposed_ms, vote.content.time_ms)
+    def _restore(self, votes: Iterable[DurableVote]) -> None:
+        """Rebuild from persisted votes; never votes differently from before the restart."""
+        for durable in votes:
+            vote = durable.vote
+            if self._checkpoints.is_certified(vote.sequence) or isinstance(vote, Checkpoint):
+                continue
+            instance = self._instance(vote.sequence)
+            for message in (*durable.proof, vote):
+                if isinstance(message, PrePrepare) and instance.accepted is None:
+                    self._accept(instance, message)
+                elif isinstance(message, Prepare):
+                    instance.prepares.votes.setdefault(message.member, message)
+            for operation in durable.operations:
+                self.pool.admit(operation, self._executed.time_ms)
+            instance.note_sent(vote)
+            self._resends[vote.sequence] = self._fresh_resend(self._executed.time_ms)
+            if isinstance(vote, PrePrepare):
+                self._proposed = max(self._proposed, vote.sequence)
+                self._proposed_ms = max(self._proposed_ms, vote.content.time_ms)
+        for instance in self._instances.values():
+            if instance.accepted is not None:
+                instance.missing = set(self.pool.missing(instance.accepted.content.operation_ids))
+
+
+def _low_watermark(stable: int) -> int:
+    """Return h: the last height at which garbage was due."""
+    return stable // CHECKPOINT_INTERVAL * CHECKPOINT_INTERVAL

@@ -24,6 +24,7 @@ class Result(enum.StrEnum):
     NOT_NEGOTIATING = "not-negotiating"
     OTHER_BOOK = "other-book"
     REPEATED = "repeated"
+    SUPERSEDED = "superseded"
     NO_CONTRADICTION = "no-contradiction"
     NOT_DELIVERED_YET = "not-delivered-yet"
     SETTLED = "settled"

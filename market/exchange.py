@@ -10,21 +10,23 @@ from typing import Any
 
 import msgspec
 
-from market.contracts import matching, membership, metering, offers, settlement
+from market.contracts import matching, membership, metering, offers, quota, settlement
 from market.errors import Refused, Result
 from market.events import Event
 from market.mechanisms.protocol import Mechanism
 from market.mechanisms.registry import mechanism_of
 from market.payloads import (
     PAYLOADS,
+    STATEMENT,
     ContradictionPayload,
     OrderPayload,
     ReadingPayload,
     WithdrawalPayload,
+    channel_of,
 )
 from market.rules import Rules
 from market.slot import Deadline, DeadlineKind
-from market.state import CALENDAR, Draft, View, read, usage_key
+from market.state import CALENDAR, Draft, View, read
 
 OpenStatement = Callable[[bytes], tuple[str, Any] | None]
 """Opens an encoded statement operation: (signer, statement), or None if it is not authentic."""
@@ -32,11 +34,15 @@ OpenStatement = Callable[[bytes], tuple[str, Any] | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """An authenticated operation with its payload decoded, as the market sees it."""
+    """An authenticated operation as the market sees it; its payload decoded, None if it cannot be.
+
+    `channel` is numbered as in `market.events`, `size` is that of the whole operation [bytes].
+    """
 
     kind: str
+    channel: int
     signer: str
-    payload: Any
+    payload: Any | None
     salt: bytes
     size: int
 
@@ -58,13 +64,6 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     settlement: int
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How much of its quota a member has used in a slot."""
-
-    operations: int
-    operation_bytes: int
-
-
 class Exchange:
     """The rules of one community, applied.
 
@@ -80,7 +79,7 @@ class Exchange:
 
     def payload_type(self, kind: str) -> type[Any] | None:
         """Return the type of an operation's payload, None if the market has no such kind."""
-        if kind == "statement":
+        if kind == STATEMENT:
             return self.mechanism.statement_type
         return PAYLOADS.get(kind)
 
@@ -111,88 +110,84 @@ class Exchange:
             default=None,
         )
 
-    def run(self, view: View, deadline: Deadline) -> Outcome:
-        """Do what is due at a deadline."""
+    def run(self, view: View, deadline: Deadline, time_ms: int) -> Outcome:
+        """Do what is due at a deadline, in a block of effective time `time_ms`."""
         draft = Draft(view)
         progress = draft.read(CALENDAR, Progress)
         assert progress is not None
+        slot = deadline.slot
         match deadline.kind:
             case DeadlineKind.GATE:
-                events = matching.close_gate(draft, self.rules, deadline.slot)
-                progress = msgspec.structs.replace(progress, gate=deadline.slot + 1)
+                events = matching.close_gate(draft, self.rules, slot)
+                progress = msgspec.structs.replace(progress, gate=slot + 1)
             case DeadlineKind.CLEARING:
-                events = matching.clear(draft, self.mechanism, deadline.slot)
-                progress = msgspec.structs.replace(progress, clearing=deadline.slot + 1)
+                is_late = time_ms >= self.rules.calendar.start_ms(slot)
+                events = matching.clear(draft, self.mechanism, slot, is_late=is_late)
+                progress = msgspec.structs.replace(progress, clearing=slot + 1)
             case DeadlineKind.SETTLEMENT:
-                events = settlement.settle(draft, self.rules, deadline.slot)
-                progress = msgspec.structs.replace(progress, settlement=deadline.slot + 1)
+                events = settlement.settle(draft, self.rules, slot)
+                progress = msgspec.structs.replace(progress, settlement=slot + 1)
         draft.put(CALENDAR, progress)
         return Outcome(Result.OK, events, draft.writes)
 
     def apply(self, view: View, submission: Submission, time_ms: int) -> Outcome:
-        """Apply one operation at effective block time `time_ms`; a refusal writes nothing."""
+        """Apply one operation at effective block time `time_ms`.
+
+        A refusal writes nothing but that the member has used some of its quota.
+        """
         draft = Draft(view)
+        counted: Mapping[str, bytes | None] = {}
         try:
+            membership.household(draft, submission.signer)
+            if submission.kind != STATEMENT:
+                quota.use(draft, self.rules, submission.signer, submission.size, time_ms=time_ms)
+                counted = dict(draft.writes)
+            self._check_form(submission)
             self._dispatch(draft, submission, time_ms)
         except Refused as refusal:
-            return Outcome(refusal.result)
+            return Outcome(refusal.result, [], counted)
         return Outcome(Result.OK, [], draft.writes)
+
+    def _check_form(self, submission: Submission) -> None:
+        """Check what every kind of operation has: a known kind, a payload and its channel."""
+        if self.payload_type(submission.kind) is None:
+            raise Refused(Result.UNKNOWN_KIND, f"there is no operation {submission.kind!r}")
+        if submission.payload is None:
+            raise Refused(Result.MALFORMED, f"the payload is not that of {submission.kind}")
+        if submission.channel != channel_of(submission.kind):
+            raise Refused(
+                Result.WRONG_CHANNEL,
+                f"{submission.kind} belongs to channel {channel_of(submission.kind)}",
+            )
 
     def _dispatch(self, draft: Draft, submission: Submission, time_ms: int) -> None:
         signer, payload = submission.signer, submission.payload
-        membership.household(draft, signer)
         match payload:
             case ContradictionPayload():
-                self._contradict(draft, submission, payload)
+                self._contradict(draft, payload)
             case OrderPayload():
-                self._use_quota(draft, payload.slot, submission)
                 offers.submit(
                     draft, self.rules, signer, payload, time_ms=time_ms, salt=submission.salt
                 )
             case WithdrawalPayload():
-                self._use_quota(draft, payload.slot, submission)
                 offers.withdraw(draft, self.rules, signer, payload, time_ms=time_ms)
             case ReadingPayload():
-                self._use_quota(draft, payload.slot, submission)
                 metering.record(
                     draft, self.rules, signer, payload, time_ms=time_ms, salt=submission.salt
                 )
             case _:
-                self._use_quota(draft, payload.slot, submission)
                 matching.state(draft, signer, payload)
 
-    def _contradict(
-        self, draft: Draft, submission: Submission, payload: ContradictionPayload
-    ) -> None:
+    def _contradict(self, draft: Draft, payload: ContradictionPayload) -> None:
         first = self._open_statement(payload.first)
         second = self._open_statement(payload.second)
         if first is None or second is None:
             raise Refused(Result.MALFORMED, "the evidence does not hold two signed statements")
         if first[0] != second[0] or first[1].slot != second[1].slot:
             raise Refused(Result.NO_CONTRADICTION, "the statements are not about one member's slot")
-        self._use_quota(draft, first[1].slot, submission)
         matching.contradict(
             draft, self.mechanism, member=first[0], first=first[1], second=second[1]
         )
-
-    def _use_quota(self, draft: Draft, slot: int, submission: Submission) -> None:
-        """Count an accepted operation against its signer's quota of the slot."""
-        if not self.rules.calendar.is_traded(slot):
-            raise Refused(Result.NO_SUCH_SLOT, f"slot {slot} is not traded")
-        progress = draft.read(CALENDAR, Progress)
-        if progress is not None and slot < progress.settlement:
-            raise Refused(Result.SETTLED, f"slot {slot} has been settled")
-        key = usage_key(slot, submission.signer)
-        usage = draft.read(key, Usage) or Usage(0, 0)
-        used = Usage(usage.operations + 1, usage.operation_bytes + submission.size)
-        quotas = self.rules.quotas
-        if used.operations > quotas.operations or used.operation_bytes > quotas.operation_bytes:
-            raise Refused(
-                Result.QUOTA,
-                f"{submission.signer} may have {quotas.operations} operations and "
-                f"{quotas.operation_bytes} bytes in a slot",
-            )
-        draft.put(key, used)
 
 
 class _Nothing:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import msgspec
 
+from market.events import ENERGY, TRADE
 from market.slot import SlotId
 
-Energy = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+EnergyWh = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 Revision = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
@@ -30,8 +31,8 @@ class OrderPayload(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     slot: SlotId
     revision: Revision
     side: Annotated[int, msgspec.Meta(ge=0, le=1)]
-    firm_wh: Energy
-    flexible_wh: Energy
+    firm_wh: EnergyWh
+    flexible_wh: EnergyWh
     flexible_limit: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
@@ -55,8 +56,8 @@ class ReadingPayload(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     """What the meter counted in a slot, netted: at most one of import and export is positive."""
 
     slot: SlotId
-    import_wh: Energy
-    export_wh: Energy
+    import_wh: EnergyWh
+    export_wh: EnergyWh
     quality: Quality
     source: Source
 
@@ -67,4 +68,12 @@ PAYLOADS: dict[str, type[msgspec.Struct]] = {
     "contradiction": ContradictionPayload,
     "reading": ReadingPayload,
 }
-"""Payload type per operation kind; `statement` depends on the mechanism."""
+"""Payload type per operation kind; that of a statement depends on the mechanism."""
+
+STATEMENT = "statement"
+"""The kind of operation whose payload is the mechanism's statement type."""
+
+
+def channel_of(kind: str) -> int:
+    """Return the channel, hence the retention, to which operations of a kind belong."""
+    return ENERGY if kind == "reading" else TRADE

@@ -292,8 +292,7 @@ async def _replica(
     if votes is None:
         return None
     header = execution.header
-    first = min(await ledger.uncertified(), default=header.height + 1)
-    tail = await ledger.headers_from(first)
+    uncertified = await ledger.uncertified()
     return Replica(
         member=member,
         epoch=genesis.epoch,
@@ -302,7 +301,9 @@ async def _replica(
         verifier=verifier,
         timing=genesis.timing,
         executed=Executed(header.height, execution.digest, header.time_ms),
-        uncertified={each.height: each.digest(genesis.chain_id) for each in tail},
+        uncertified={
+            height: each.digest(genesis.chain_id) for height, each in uncertified.items()
+        },
         votes=await votes.read(),
     )
 

@@ -507,8 +507,7 @@ class Driver:
         self.counters["blocks_adopted"] += 1
         self._expect_next_deadline()
         if self._replica is not None:
-            header = executed.header
-            self._note(self._replica.adopt(header.height, executed.digest, header.time_ms))
+            self._note(self._replica.adopt(block))
         self._follow_block(executed, now_ms)
 
     def _follow_block(self, executed: ExecutedBlock, now_ms: int) -> None:

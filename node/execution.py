@@ -22,6 +22,7 @@ from consensus.state_tree import StateTree
 from market.errors import Result
 from market.events import Event
 from market.exchange import Exchange, Submission
+from market.payloads import STATEMENT
 from market.slot import Deadline
 from market.state import nonce_key
 from node.genesis import Genesis
@@ -119,7 +120,7 @@ class Execution:
         overlay = _Overlay(self.state)
         events: list[Event | tuple[Operation, Receipt]] = []
         while (deadline := self.exchange.next_deadline(overlay)) and deadline.time_ms <= time_ms:
-            outcome = self.exchange.run(overlay, deadline)
+            outcome = self.exchange.run(overlay, deadline, time_ms)
             overlay.writes.update(outcome.writes)
             events.extend(outcome.events)
         for operation in operations:
@@ -178,15 +179,11 @@ class Execution:
         if window.is_used(body.nonce):
             return Result.NONCE_USED, []
         overlay.writes[nonce_key(body.signer)] = encode(window.use(body.nonce))
-        if self.exchange.payload_type(body.kind) is None:
-            return Result.UNKNOWN_KIND, []
-        payload = self.decode_payload(operation)
-        if payload is None:
-            return Result.MALFORMED, []
         submission = Submission(
             kind=body.kind,
+            channel=int(body.channel),
             signer=body.signer,
-            payload=payload,
+            payload=self.decode_payload(operation),
             salt=body.salt,
             size=operation.size,
         )
@@ -199,7 +196,7 @@ class Execution:
             operation = decode(data, Operation)
         except MalformedError:
             return None
-        if operation.body.kind != "statement" or not self.is_authentic(operation):
+        if operation.body.kind != STATEMENT or not self.is_authentic(operation):
             return None
         statement = self.decode_payload(operation)
         return None if statement is None else (operation.body.signer, statement)

@@ -226,13 +226,6 @@ class LedgerStore(_Database):
         headers = [decode(row[0], Header) for row in await cursor.fetchall()]
         return {header.height: header for header in headers}
 
-    async def headers_from(self, height: int) -> list[Header]:
-        """Return the headers from `height` on."""
-        cursor = await self._connection.execute(
-            "SELECT header FROM blocks WHERE height >= ? ORDER BY height", (height,)
-        )
-        return [decode(row[0], Header) for row in await cursor.fetchall()]
-
     async def block(self, height: int) -> CertifiedBlock | None:
         """Return a certified block, None if it is not here or not certified yet."""
         cursor = await self._connection.execute(

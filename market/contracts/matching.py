@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from market.clearing import Clearing, Position, Rung
+from market.clearing import GRID_ONLY, Clearing, Position, Rung
 from market.contracts.offers import standing_orders
 from market.contracts.tariffs import band_in
 from market.errors import Refused, Result
@@ -120,15 +120,14 @@ def state(draft: Draft, member: str, statement: Any) -> None:  # noqa: ANN401 - 
     payload = _encode(statement)
     if payload in earlier.payloads:
         raise Refused(Result.REPEATED, f"{member} has stated this already")
-    # Equal rounds keep the order of the chain: the sort is stable, and the newest of them yields.
     decoder = msgspec.msgpack.Decoder(type(statement))
-    by_round = sorted(
-        (payload, *reversed(earlier.payloads)), key=lambda each: int(decoder.decode(each).round)
-    )
-    kept = by_round[-STATEMENTS_MAX:]
-    if payload not in kept:
-        raise Refused(Result.SUPERSEDED, f"{member} has stated {STATEMENTS_MAX} later rounds")
-    draft.put(key, Statements(tuple(kept)))
+    kept = [decoder.decode(each) for each in earlier.payloads]
+    if len(kept) == STATEMENTS_MAX and kept.pop(0).round >= statement.round:
+        raise Refused(
+            Result.SUPERSEDED, f"{STATEMENTS_MAX} statements of {member} are no older than this"
+        )
+    kept = sorted((*kept, statement), key=lambda each: each.round)
+    draft.put(key, Statements(tuple(_encode(each) for each in kept)))
 
 
 def contradict(
@@ -155,14 +154,19 @@ def contradict(
     draft.put(convicted_key(first.slot), Convicted(tuple(sorted((*convicted.members, member)))))
 
 
-def clear(draft: Draft, mechanism: Mechanism, slot: int) -> list[Event]:
-    """Derive the trades of a slot from what is committed, and record them."""
+def clear(draft: Draft, mechanism: Mechanism, slot: int, *, is_late: bool) -> list[Event]:
+    """Derive the trades of a slot from what is committed, and record them.
+
+    `is_late` says that delivery has begun: the slot then gets the grid tariff, never an auction of
+    what has been delivered already.
+    """
     record = open_book(draft, slot)
     book = record.book
     convicted = draft.read(convicted_key(slot), Convicted) or Convicted(())
-    clearing = mechanism.clear(
-        book, _committed_statements(draft, mechanism, book), convicted.members
-    )
+    clearing = GRID_ONLY
+    if not is_late:
+        statements = _committed_statements(draft, mechanism, book)
+        clearing = mechanism.clear(book, statements, convicted.members)
     positions = tuple(
         ContractedPosition(each.member, each.side, each.energy_wh, _amount_nano(clearing, each))
         for each in clearing.positions
@@ -194,11 +198,12 @@ def _amount_nano(clearing: Clearing, position: Position) -> int:
     """Money of one participant: its own price, or the sum over flows that have their own."""
     if position.price_micro_per_kwh is not None:
         return amount_nano(position.energy_wh, position.price_micro_per_kwh)
-    return sum(
-        amount_nano(flow.energy_wh, flow.price_micro_per_kwh or 0)
-        for flow in clearing.flows
-        if position.member in (flow.buyer, flow.seller)
-    )
+    amount = 0
+    for flow in clearing.flows:
+        if position.member in (flow.buyer, flow.seller):
+            assert flow.price_micro_per_kwh is not None, flow
+            amount += amount_nano(flow.energy_wh, flow.price_micro_per_kwh)
+    return amount
 
 
 def _ordered_wh(book: Book, side: Side) -> int:

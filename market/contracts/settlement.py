@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from market.ceilings import firm_mwh
 from market.contracts import accounts
 from market.contracts.matching import BookRecord, ContractedPosition, Contracts
 from market.contracts.metering import Reading
@@ -31,23 +32,22 @@ from market.state import (
     order_key,
     reading_key,
     statements_key,
-    usage_key,
 )
 from market.tariffs import Tariff, trade_fee_nano
-from market.units import amount_nano
+from market.units import MWH_PER_WH, amount_nano
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class ClosedSlot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What state keeps of a settled slot: the digest of its settlement lines."""
+    """What state keeps of a settled slot: the digest of its settlement lines and their salts."""
 
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """A settlement line and what it books to the shared accounts [nano]."""
+    """A settlement line, and the member's own salt that blinds it."""
 
     line: SettlementLine
     salt: bytes
@@ -58,7 +58,7 @@ def settle(draft: Draft, rules: Rules, slot: int) -> list[Event]:
     contracts = draft.read(contracts_key(slot), Contracts)
     book = draft.read(book_key(slot), BookRecord)
     positions = {each.member: each for each in contracts.positions} if contracts else {}
-    orders = dict(book.book.by_member) if book else {}
+    orders = book.book.by_member if book else {}
     tariff = tariff_of(rules, slot)
     outcomes = []
     for household in sorted(rules.households, key=lambda each: each.member):
@@ -69,8 +69,7 @@ def settle(draft: Draft, rules: Rules, slot: int) -> list[Event]:
         )
         outcomes.append(outcome)
         _record_claim(draft, rules, outcome.line, orders.get(member))
-    lines = [outcome.line for outcome in outcomes]
-    settled = _book(draft, slot, lines)
+    settled = _book(draft, slot, outcomes)
     _close(draft, rules, slot, settled.digest)
     events = [Event(TRADE, each.line.member, each.line, each.salt) for each in outcomes]
     return [*events, Event(TRADE, "", settled)]
@@ -90,7 +89,7 @@ def _settle_household(
     trade_nano = position.amount_nano if position else 0
     salt = reading.salt if reading else order.salt if order else b""
     if reading is None:
-        reading = _substitute(side, contracted_wh, salt)
+        reading = _substitute(side, contracted_wh, order, salt)
     fees = rules.fees
     is_sale = side is Side.SELL
     fee_ppm = fees.seller_fee_ppm if is_sale else fees.buyer_fee_ppm
@@ -124,11 +123,18 @@ def _settle_household(
     return _Outcome(line, salt)
 
 
-def _substitute(side: Side, contracted_wh: int, salt: bytes) -> Reading:
-    """Stand in for a missing reading with what was contracted; a gap is never a zero."""
+def _substitute(side: Side, contracted_wh: int, order: Order | None, salt: bytes) -> Reading:
+    """Stand in for a missing reading with what was contracted.
+
+    A buyer is taken to have needed at least the firm energy that it ordered, so that nobody pays
+    less by not reporting what the street did not sell to it.  A seller is paid for nothing beyond
+    its contract.
+    """
     is_sale = side is Side.SELL
+    is_need = order is not None and order.side is Side.BUY
+    need_wh = order.firm_wh if order is not None and is_need else 0
     return Reading(
-        import_wh=0 if is_sale else contracted_wh,
+        import_wh=0 if is_sale else max(contracted_wh, need_wh),
         export_wh=contracted_wh if is_sale else 0,
         quality=Quality.SUBSTITUTED,
         source=Source.HOUSEHOLD,
@@ -144,9 +150,14 @@ def _grid_cost_nano(tariff: Tariff, net_import_wh: int) -> int:
 
 
 def _record_claim(draft: Draft, rules: Rules, line: SettlementLine, order: Order | None) -> None:
+    """Note what was claimed and what the meter says of it: net, less flexible purchases.
+
+    Of what it buys, a home uses the firm part that counted as credible first.
+    """
     if order is None or order.firm_wh == 0 or line.quality != Quality.MEASURED:
         return
-    flexible_wh = max(0, line.contracted_wh - order.firm_wh)
+    credible_wh = firm_mwh(order) // MWH_PER_WH
+    flexible_wh = min(order.flexible_wh, max(0, line.contracted_wh - credible_wh))
     is_sale = order.side is Side.SELL
     metered_wh = line.export_wh if is_sale else max(0, line.import_wh - flexible_wh)
     record_claim(
@@ -160,8 +171,9 @@ def _record_claim(draft: Draft, rules: Rules, line: SettlementLine, order: Order
     )
 
 
-def _book(draft: Draft, slot: int, lines: list[SettlementLine]) -> SlotSettled:
+def _book(draft: Draft, slot: int, outcomes: list[_Outcome]) -> SlotSettled:
     """Post the slot's money and return its totals."""
+    lines = [outcome.line for outcome in outcomes]
     operator_nano = sum(line.service_fee_nano for line in lines)
     network_nano = sum(line.grid_fee_nano for line in lines)
     grid_nano = sum(line.imbalance_nano for line in lines)
@@ -187,15 +199,24 @@ def _book(draft: Draft, slot: int, lines: list[SettlementLine]) -> SlotSettled:
         grid_nano=grid_nano,
         grid_import_wh=sum(line.imbalance_import_wh for line in lines),
         grid_export_wh=sum(line.imbalance_export_wh for line in lines),
-        digest=hashlib.sha256(b"slot\0" + _encode(lines)).digest(),
+        digest=_lines_digest(outcomes),
     )
+
+
+def _lines_digest(outcomes: list[_Outcome]) -> bytes:
+    """Return the digest of the lines with their salts.
+
+    The digest outlives erasure, and without salts a line could be guessed from it.
+    """
+    salted = [(outcome.salt, outcome.line) for outcome in outcomes]
+    return hashlib.sha256(b"slot\0" + _encode(salted)).digest()
 
 
 def _close(draft: Draft, rules: Rules, slot: int, digest: bytes) -> None:
     """Replace the slot's inputs, which stay in the chain's bodies, by their digest."""
     draft.put(closed_key(slot), ClosedSlot(digest))
     for household in rules.households:
-        for key_of in (order_key, usage_key, statements_key, reading_key):
+        for key_of in (order_key, statements_key, reading_key):
             draft.delete(key_of(slot, household.member))
     for key in (book_key(slot), convicted_key(slot), contracts_key(slot)):
         draft.delete(key)

@@ -13,6 +13,7 @@ import os
 import pwd
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from node.brokers.private import (
@@ -56,17 +57,40 @@ class MosquittoBroker(PrivateBroker):
         """Write `mosquitto.conf`, the passwords and the access rules."""
         passwords = {user.name: user.password for user in self.users}
         passwords[PROBE_USER] = self.probe_password
-        write_private(
-            directory / "passwords",
-            "".join(f"{name}:{_hashed(text)}\n" for name, text in passwords.items()),
-        )
         named = {user.name: user.role for user in self.users if user.role is not Role.HOUSEHOLD}
-        write_private(
-            directory / "acl", access_rules(self.community, {**named, PROBE_USER: Role.AUDITOR})
+        path = write_settings(
+            directory,
+            community=self.community,
+            listener=f"{port} {LOOPBACK}",
+            passwords=passwords,
+            named={**named, PROBE_USER: Role.AUDITOR},
+            # Changing the user would also cancel the signal that ends it with its parent.
+            run_as=pwd.getpwuid(os.geteuid()).pw_name,
         )
-        path = directory / "mosquitto.conf"
-        write_private(path, _settings(directory, port))
         return ["-c", str(path)]
+
+
+def write_settings(
+    directory: Path,
+    *,
+    community: str,
+    listener: str,
+    passwords: Mapping[str, str],
+    named: dict[str, Role],
+    run_as: str,
+) -> Path:
+    """Write settings, hashed passwords and access rules; return the path of `mosquitto.conf`.
+
+    `listener` is "<port> [<address>]"; `named` holds every user that is more or less than a member.
+    """
+    write_private(
+        directory / "passwords",
+        "".join(f"{name}:{_hashed(text)}\n" for name, text in passwords.items()),
+    )
+    write_private(directory / "acl", access_rules(community, named))
+    path = directory / "mosquitto.conf"
+    write_private(path, _settings(directory, listener, run_as))
+    return path
 
 
 def access_rules(community: str, named: dict[str, Role]) -> str:
@@ -91,12 +115,11 @@ def access_rules(community: str, named: dict[str, Role]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _settings(directory: Path, port: int) -> str:
+def _settings(directory: Path, listener: str, run_as: str) -> str:
     return "\n".join(
         (
-            # Changing the user would also cancel the signal that ends it with its parent.
-            f"user {pwd.getpwuid(os.geteuid()).pw_name}",
-            f"listener {port} {LOOPBACK}",
+            f"user {run_as}",
+            f"listener {listener}",
             "allow_anonymous false",
             f"password_file {directory / 'passwords'}",
             f"acl_file {directory / 'acl'}",

@@ -129,7 +129,7 @@ async def _serve_page(plan: DemoPlan, ready: asyncio.Event, terminal: Terminal) 
     await ready.wait()
     ledgers = [plan.home_directory(home) / "ledger.db" for home in plan.homes]
     app = create_app(ledgers, labels_of(plan))
-    await serve(app, "127.0.0.1", PAGE_PORT, on_ready=terminal.page_is_up)
+    await serve(app, "127.0.0.1", PAGE_PORT, announce=terminal.page_is_up)
 
 
 async def _broker(stack: AsyncExitStack, broker: str, plan: DemoPlan) -> dict[str, BrokerAddress]:
@@ -165,7 +165,6 @@ def labels_of(plan: DemoPlan) -> StreetLabels:
             "The meters are simulated: they replay recorded hours.",
             "The forecasts are simulated: the record with seeded errors.",
             "Batteries and the deferrable load are simulated.",
-            f"The clock runs {plan.speed} times faster than the wall's.",
         ),
     )
 

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from node.demo.homes import public_keys, write_config
 from node.demo.plan import DemoPlan
 from node.errors import WattstreetError
 from node.mqtt import BrokerAddress
-from node.street import PRESETS
 
 STOP_SECONDS = 5.0
 KEY_SECONDS = 30.0
@@ -36,7 +35,7 @@ class Daemons:
     async def __aenter__(self) -> Self:
         try:
             for home in self._plan.homes:
-                self._write_config(home)
+                write_config(self._plan, home, self._addresses[home])
                 await self.start(home)
         except BaseException:
             await self.stop_all()
@@ -50,11 +49,6 @@ class Daemons:
         traceback: TracebackType | None,
     ) -> None:
         await asyncio.shield(self.stop_all())
-
-    @property
-    def genesis_path(self) -> Path:
-        """Where the daemons look for genesis."""
-        return self._plan.data / "genesis.bin"
 
     def process_id(self, home: str) -> int:
         """Return the process id of a home's daemon."""
@@ -113,46 +107,8 @@ class Daemons:
 
     async def public_keys(self) -> dict[str, bytes]:
         """Wait until every daemon has made its key, and return the public halves."""
-        keys: dict[str, bytes] = {}
         async with asyncio.timeout(KEY_SECONDS):
-            while len(keys) < len(self._plan.homes):
+            while len(keys := public_keys(self._plan)) < len(self._plan.homes):
                 self.check_alive()
-                for home in self._plan.homes:
-                    path = self._plan.home_directory(home) / "identity.pub"
-                    if home not in keys and path.exists():
-                        text = path.read_text().strip()
-                        if len(text) == 64:
-                            keys[home] = bytes.fromhex(text)
                 await asyncio.sleep(POLL_SECONDS)
         return keys
-
-    def _write_config(self, home: str) -> None:
-        directory = self._plan.home_directory(home)
-        directory.mkdir(parents=True, exist_ok=True)
-        address = self._addresses[home]
-        password = directory / "broker.password"
-        password.touch(mode=0o600)
-        password.write_text(f"{address.password}\n")
-        street, plan = self._plan.street, self._plan
-        (directory / "wattstreet.toml").write_text(
-            "# Written by `wattstreet demo`.\n"
-            "[node]\n"
-            f"member = {_toml(home)}\n"
-            f"data = {_toml(str(directory))}\n"
-            f"genesis = {_toml(str(self.genesis_path))}\n"
-            "\n[broker]\n"
-            f"host = {_toml(address.host)}\n"
-            f"port = {address.port}\n"
-            f"password_file = {_toml(str(password))}\n"
-            "\n[simulated]\n"
-            f"street = {_toml(plan.street_argument)}\n"
-            f"home = {_toml(home)}\n"
-            f"seed = {plan.seed}\n"
-            f"slot_minutes = {0 if plan.street_argument in PRESETS else street.slot_minutes}\n"
-        )
-
-
-def _toml(text: str) -> str:
-    """Write a TOML basic string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

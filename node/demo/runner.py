@@ -14,6 +14,7 @@ from typing import Any
 from consensus.codec import encode
 from node.audit import Verification, verify_ledger
 from node.clock import wall_ms
+from node.demo.homes import genesis_path, write_whole
 from node.demo.plan import DemoPlan, make_genesis
 from node.demo.processes import Daemons
 from node.demo.watch import Watch
@@ -83,35 +84,45 @@ async def run_day(
         keys = await daemons.public_keys()
         start_ms = wall_ms() + int(LEAD_SECONDS * 1000)
         genesis = make_genesis(plan, keys, start_ms)
-        _write_whole(daemons.genesis_path, encode(genesis))
+        write_whole(genesis_path(plan), encode(genesis))
         on_start(genesis)
-        watch = Watch(
-            {home: plan.home_directory(home) / "ledger.db" for home in plan.homes}, genesis
-        )
+        watch = watch_of(plan, genesis)
         async with asyncio.TaskGroup() as tasks:
             meddling = tasks.create_task(intervene(daemons, watch)) if intervene else None
-            await _until_settled(plan, genesis, daemons, watch, on_progress)
+            await until_settled(plan, genesis, watch, on_progress, daemons.check_alive)
             if meddling is not None:
                 await meddling
         seconds = (wall_ms() - start_ms) / 1000
-    verifications = {
-        home: await asyncio.to_thread(verify_ledger, plan.home_directory(home) / "ledger.db")
-        for home in plan.homes
-    }
+    verifications = await asyncio.to_thread(verify_all, plan)
     return DemoResult(plan, genesis, seconds, verifications)
 
 
-async def _until_settled(
+def verify_all(plan: DemoPlan) -> dict[str, Verification]:
+    """Verify every home's ledger from its file alone."""
+    return {home: verify_ledger(plan.home_directory(home) / "ledger.db") for home in plan.homes}
+
+
+def watch_of(plan: DemoPlan, genesis: Genesis) -> Watch:
+    """Return a watch over the ledgers of every home."""
+    return Watch({home: plan.home_directory(home) / "ledger.db" for home in plan.homes}, genesis)
+
+
+async def until_settled(
     plan: DemoPlan,
     genesis: Genesis,
-    daemons: Daemons,
     watch: Watch,
     on_progress: Callable[[Watch], None],
+    check_alive: Callable[[], None] = lambda: None,
 ) -> None:
-    """Wait until every ledger has the last settlement, certified, and all heads are equal."""
+    """Wait until every ledger has the last settlement, certified, and all heads are equal.
+
+    Raises:
+        DemoError: It takes half as long again as planned, and a minute.
+        DaemonError: From `check_alive`.
+    """
     deadline_ms = genesis.clock.start_ms + int((plan.day_seconds * 1.5 + OVERTIME_SECONDS) * 1000)
     while not watch.is_finished:
-        daemons.check_alive()
+        check_alive()
         if wall_ms() > deadline_ms:
             raise DemoError(
                 f"the day did not settle; {watch.describe()}; the logs are in {plan.data}/homes"
@@ -119,10 +130,3 @@ async def _until_settled(
         await asyncio.sleep(POLL_SECONDS)
         await asyncio.to_thread(watch.refresh)
         on_progress(watch)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Let a file appear with all of its content at once."""
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(data)
-    draft.rename(path)

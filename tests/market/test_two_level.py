@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from market.ceilings import ceiling_mwh, firm_mwh, standing_price
 from market.clearing import GRID_ONLY, Clearing, Position, Rung
-from market.groups import passing_group
+from market.groups import Group, best_group, passing_group
 from market.mechanisms.two_level import TwoLevel
 from market.orders import Book, Side
 from market.statements import Statement
@@ -137,6 +137,15 @@ def test_the_highest_round_of_a_member_at_a_price_counts() -> None:
     assert MECHANISM.clear(SCARCE, statements).rounds == 6
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_energies_in_one_round_the_lower_counts(order: tuple[int, int]) -> None:
+    book = book_of(sells(1, 1000), buys(3, 2000))
+    said = state(1, 245_000, 900_000), state(1, 245_000, 1_000_000)
+    statements = {H1: [state(1, 245_000, 900_000)], H3: [said[which] for which in order]}
+
+    assert MECHANISM.clear(book, statements).traded_wh == 900
+
+
 def test_nothing_is_cleared_below_one_watt_hour() -> None:
     book = book_of(sells(1, 10), buys(2, 10))
     statements = {H1: [state(1, 190_000, 999)], H2: [state(1, 190_000, 999)]}
@@ -162,6 +171,20 @@ def test_two_prices_around_a_step_clear_at_the_end_that_matches_more() -> None:
     assert (clearing.rung, clearing.price_micro_per_kwh) == (Rung.NEGOTIATED, 164_872)
     assert clearing.rounds == 2
     assert traded_by(clearing, Side.BUY) == {H2: 430, H3: 1884}
+
+
+def test_at_equal_whole_watt_hours_a_bracket_stands_where_more_is_matched() -> None:
+    low = {H1: state(1, 164_900, 1_000_500), H2: state(1, 164_900, 2_000_000)}
+    high = {H1: state(2, 165_000, 2_000_000), H2: state(2, 165_000, 1_000_200)}
+    groups = [
+        Group(164_900, low, demand_mwh=2_000_000, supply_mwh=1_000_500),
+        Group(165_000, high, demand_mwh=1_000_200, supply_mwh=2_000_000),
+    ]
+
+    best = best_group(STEP.band, groups)
+
+    assert best is not None
+    assert (best.price, best.traded_wh, best.other_side) == (164_900, 1000, high)
 
 
 def test_two_prices_too_far_apart_are_no_bracket() -> None:

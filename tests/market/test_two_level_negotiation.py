@@ -381,18 +381,28 @@ def test_an_answer_that_comes_late_completes_the_last_round() -> None:
     assert turn.relay == ((H1, 1), (H2, 1), (H3, 1), (H4, 1))
 
 
-def test_who_missed_something_follows_the_most_frequent_quote() -> None:
+@pytest.mark.parametrize(
+    ("quotes", "reference"),
+    [
+        ((240_000, 245_001, 240_000), 240_000),
+        ((240_000, 239_000, 246_000), 246_000),
+        ((240_000, 244_000, 246_000), 244_000),
+    ],
+    ids=["most frequent", "nearest to its own", "lower"],
+)
+def test_who_missed_something_follows_the_quotes(
+    quotes: tuple[int, int, int], reference: int
+) -> None:
     book = book_of(sells(1, 500), sells(2, 500), sells(3, 500), buys(4, 2000), buys(5, 1000))
     one = negotiator(book, H4)
     one.start(0)
     for member in (H1, H2, H3):
         one.receive(member, answer_for(book, member, state(1, 245_000, 0)), 1)
     one.tick(1 + PHASE_MS)
-    one.receive(H1, answer_for(book, H1, state(2, 240_000, 0)), 600)
-    one.receive(H2, answer_for(book, H2, state(2, 245_001, 0)), 601)
-    turn = one.receive(H3, answer_for(book, H3, state(2, 240_000, 0)), 602)
+    for member, price in zip((H1, H2, H3), quotes, strict=True):
+        turn = one.receive(member, answer_for(book, member, state(2, price, 0)), 600)
 
-    assert [statement.price for statement in turn.publish] == [240_000]
+    assert [statement.price for statement in turn.publish] == [reference]
 
 
 def test_at_the_deadline_a_participant_relays_its_own_last_statement() -> None:

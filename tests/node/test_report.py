@@ -64,8 +64,10 @@ async def view(tmp_path: Path) -> AsyncIterator[StreetView]:
         first_minute=600,
     )
     ledger = await StreetLedger.create(tmp_path / "ledger.db", street)
-    await ledger.run_day()
-    await ledger.close()
+    try:
+        await ledger.run_day()
+    finally:
+        await ledger.close()
     with StreetView(ledger.path) as opened:
         opened.refresh()
         yield opened

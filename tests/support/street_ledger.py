@@ -6,6 +6,7 @@ the homes' own negotiators, readings from the profiles.  Time is the block time 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -170,7 +171,7 @@ class StreetLedger:
         time_ms, operations_of = self.steps.pop(0)
         await self.write_block(time_ms, tuple(operations_of()))
         if self._traces:
-            await self.store.write_local(traces=self._traces)
+            await self.store.note(received=(), values=(), traces=self._traces)
             self._traces = []
 
     async def write_block(
@@ -215,12 +216,12 @@ class StreetLedger:
             gate, clearing, settlement = (
                 calendar.deadline(slot, kind).time_ms for kind in DeadlineKind
             )
-            yield calendar.opening_ms(slot) + 1, lambda i=index: self._orders(i)
+            yield calendar.opening_ms(slot) + 1, partial(self._orders, index)
             yield gate, tuple
             if index not in self.quiet:
-                yield gate + 1, lambda i=index: self._statements(i)
+                yield gate + 1, partial(self._statements, index)
             yield clearing, tuple
-            yield calendar.end_ms(slot), lambda i=index: self._readings(i)
+            yield calendar.end_ms(slot), partial(self._readings, index)
             yield settlement, tuple
 
     def _slot(self, index: int) -> int:
