@@ -326,7 +326,7 @@ class Replica:
     def _why_no_checkpoint(self, message: Checkpoint) -> str | None:
         if self._checkpoints.is_certified(message.sequence):
             return "K2 already certified"
-        return "Q3 repetition" if self._checkpoints.knows(message) else None
+        return "Q3 nothing new" if self._checkpoints.knows(message) else None
 
     def _why_no_proposal(self, message: PrePrepare, now_ms: int) -> str | None:
         content = message.content
@@ -342,7 +342,7 @@ class Replica:
             return "N1 an operation twice"
         if instance is not None and instance.accepted is not None:
             is_known = instance.is_contested or instance.accepted.content == content
-            return "Q3 repetition" if is_known else None
+            return "Q3 nothing new" if is_known else None
         if content.time_ms > now_ms + self._timing.clock_ahead_ms:
             return "T1 proposed time ahead of the clock"
         return None
@@ -361,7 +361,7 @@ class Replica:
             if isinstance(vote, Prepare)
             else instance.commits.knows(vote)
         )
-        return "Q3 repetition" if is_known else None
+        return "Q3 nothing new" if is_known else None
 
     def _why_closed(self, message: PrePrepare | Prepare | Commit) -> str | None:
         if message.view != self.view:

@@ -82,7 +82,13 @@ class Client:
         self._outbox[operation.body.nonce] = operation
 
     def received(self, nonce: int) -> bool:
-        """Forget an operation that the chain has executed; whether it was kept."""
+        """Forget an operation that the chain has executed; whether it was kept.
+
+        A nonce that this client has not reached was used before its disk was lost: it skips ahead,
+        beyond what may still be under way from then.
+        """
+        if nonce >= self._nonce:
+            self._nonce = nonce + 1 + WINDOW_BITS
         return self._outbox.pop(nonce, None) is not None
 
     def due(self, now_ms: int) -> tuple[list[Operation], list[int]]:

@@ -15,7 +15,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     `genesis` may not exist yet; the daemon waits for it.
     """
 
-    member: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{1,16}$")]
+    member: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{1,16}\Z")]
     data: str
     genesis: str
 
@@ -50,11 +50,15 @@ def load_config(path: Path) -> Config:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: Missing, not TOML, or a key that does not fit; the message names it.
+        ConfigError: Missing, unreadable, not TOML, or a key that does not fit; the message names it.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Config)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}; name one with --config") from None
-    except msgspec.MsgspecError as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; name a file with --config") from error
+    try:
+        return msgspec.toml.decode(data, type=Config)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}; see docs/operations.md for every key") from error

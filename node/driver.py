@@ -17,7 +17,7 @@ from consensus.codec import encode
 from consensus.effects import DurableVote, Effects, Ordered, Pull
 from consensus.errors import DivergedError
 from consensus.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
-from consensus.operation import Operation
+from consensus.operation import EXPIRY_MS_MAX, Operation
 from consensus.replica import Replica
 from market.events import Cleared, GateClosed, TradeExecuted
 from market.payloads import ContradictionPayload
@@ -48,6 +48,9 @@ from node.wire import (
 
 ANSWERED_OPERATIONS_BYTES_MAX = 48 * 1024
 NEVER_MS = 2**62
+
+LIFE_MS_MAX = EXPIRY_MS_MAX // 2
+"""What lives longer is refused by everybody; half of it forgives clocks that differ."""
 
 _PHASE_LEVELS: dict[type[Message], str] = {
     PrePrepare: "pp",
@@ -247,7 +250,8 @@ class Driver:
             case Head() if sender in self._endorsers:
                 self._follower.note_height(payload.height, now_ms)
             case BlockAnnounced():
-                self._follower.note_height(payload.header.height, now_ms)
+                why = self._follower.announced(payload.header, payload.certificate, now_ms)
+                self._take_certificates()
             case CertifiedBlock():
                 why = self._take_block(payload, now_ms)
             case BlockPart():
@@ -310,10 +314,12 @@ class Driver:
     def _answer_statements(self, recipient: str, wish: StatementsWanted) -> None:
         """Send statements that a participant missed: one's own, and those of the next in line.
 
-        Two answer every wish, so one silent or lost answer does no harm and a hundred are not sent.
+        The author and two others answer a wish: a lost or withheld answer does no harm, and a
+        hundred are not sent.
         """
         ids = sorted(self._keys)
-        answerable = {self._member, ids[ids.index(self._member) - 1]}
+        place = ids.index(self._member)
+        answerable = {self._member, ids[place - 1], ids[place - 2]}
         asked = answerable & set(wish.members)
         found = self._statements.answering(wish.slot, asked, wish.price)
         if found:
@@ -388,8 +394,8 @@ class Driver:
 
     def _expiry(self, kind: str, slot: int) -> int:
         """Return when an operation about a slot is of no use any more."""
-        deadline = _USEFUL_UNTIL[kind]
-        return self._execution.genesis.rules.calendar.deadline(slot, deadline).time_ms
+        deadline = self._execution.genesis.rules.calendar.deadline(slot, _USEFUL_UNTIL[kind])
+        return min(deadline.time_ms, self._now_ms() + LIFE_MS_MAX)
 
     def _publish_statement(self, statement: Any) -> None:  # noqa: ANN401 - of the mechanism's statement type
         expires_ms = self._expiry("statement", statement.slot)
@@ -444,6 +450,7 @@ class Driver:
             assert self._votes is not None
             await self._votes.append(duties.votes)
         if duties.discard_through is not None and self._votes is not None:
+            await self._ledger.harden(duties.discard_through)
             await self._votes.discard_through(duties.discard_through)
         if duties.certificates:
             await self._ledger.certify(duties.certificates)

@@ -5,10 +5,10 @@ time, and the next request goes to somebody else.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from consensus.block import BLOCK_BYTES_MAX, Certificate, CertifiedBlock
-from consensus.certificate import verify_block
+from consensus.block import BLOCK_BYTES_MAX, Certificate, CertifiedBlock, Header
+from consensus.certificate import verify_block, verify_certificate
 from consensus.codec import decode
 from consensus.domain import Verifier
 from consensus.errors import CertificateError, DivergedError, MalformedError
@@ -26,10 +26,10 @@ NEVER_MS = 2**62
 
 @dataclass(slots=True)
 class _Assembly:
-    """The parts of one block from one source."""
+    """The parts, so far, of one block from the source that was asked; `parts` is 0 before any."""
 
-    parts: int
-    data: list[bytes]
+    parts: int = 0
+    data: list[bytes] = field(default_factory=list)
 
 
 class Follower:
@@ -68,6 +68,7 @@ class Follower:
         self._ask_at_ms = NEVER_MS
         self._certificate_at_ms = 0 if uncertified else NEVER_MS
         self._asked = 0
+        self._asked_through = height
 
     @property
     def wake_ms(self) -> int:
@@ -84,32 +85,52 @@ class Follower:
         """Take a certified block; return why it is refused, None if it is kept."""
         height = block.header.height
         if height in self._uncertified:
-            return self._take_certificate(block)
-        if height <= self._height:
-            return "block already here"
-        self.note_height(height, now_ms)
-        if height in self._blocks:
+            return self._take_certificate(block.header, block.certificate)
+        if height <= self._height or height in self._blocks:
             return "block already here"
         if height > self._height + AHEAD_MAX:
             return "block too far ahead"
-        if not self._is_certified(block):
-            return "block not certified"
-        self._blocks[height] = block
-        return None
-
-    def _take_certificate(self, block: CertifiedBlock) -> str | None:
-        """Take the certificate of a block that was executed here before it was certified."""
-        if not self._is_certified(block):
-            return "block not certified"
-        height = block.header.height
-        if block.certificate.header_digest != self._uncertified[height]:
-            raise DivergedError(f"a quorum certified another header at height {height}")
-        self._certificates.append(block.certificate)
-        return None
-
-    def _is_certified(self, block: CertifiedBlock) -> bool:
         try:
             verify_block(block, epoch=self._epoch, chain_id=self._chain_id, verifier=self._verifier)
+        except CertificateError:
+            return "block not certified"
+        self._blocks[height] = block
+        self.note_height(height, now_ms)
+        return None
+
+    def announced(self, header: Header, certificate: Certificate, now_ms: int) -> str | None:
+        """Take word of a certified block too large to come by itself: return why not, or None.
+
+        Raises:
+            DivergedError: A quorum certified another header than this node executed.
+        """
+        if header.height in self._uncertified:
+            return self._take_certificate(header, certificate)
+        if header.height <= self._height:
+            return "block already here"
+        if not self._is_certified(header, certificate):
+            return "block not certified"
+        self.note_height(header.height, now_ms)
+        return None
+
+    def _take_certificate(self, header: Header, certificate: Certificate) -> str | None:
+        """Take the certificate of a block that was executed here before it was certified."""
+        if not self._is_certified(header, certificate):
+            return "block not certified"
+        if certificate.header_digest != self._uncertified[header.height]:
+            raise DivergedError(f"a quorum certified another header at height {header.height}")
+        self._certificates.append(certificate)
+        return None
+
+    def _is_certified(self, header: Header, certificate: Certificate) -> bool:
+        try:
+            verify_certificate(
+                certificate,
+                header,
+                epoch=self._epoch,
+                chain_id=self._chain_id,
+                verifier=self._verifier,
+            )
         except CertificateError:
             return False
         return True
@@ -138,7 +159,9 @@ class Follower:
         self._blocks = {each: block for each, block in self._blocks.items() if each > height}
         self._known_height = max(self._known_height, height)
         is_behind = self._known_height > height
-        self._ask_at_ms = now_ms + self._patience_ms if is_behind else NEVER_MS
+        # What was asked for is here: catching up needs no patience.
+        wait_ms = 0 if height == self._asked_through else self._patience_ms
+        self._ask_at_ms = now_ms + wait_ms if is_behind else NEVER_MS
 
     def tick(self, now_ms: int) -> list[tuple[str, BlockWanted]]:
         """Ask the next source for what is missing, if patience has run out."""
@@ -151,24 +174,36 @@ class Follower:
             last = min(self._known_height, self._height + PULLED_AT_ONCE)
             missing = range(self._height + 1, last + 1)
             wanted += (height for height in missing if height not in self._blocks)
+            self._asked_through = last
         if not wanted:
             return []
         source = self._sources[self._asked % len(self._sources)]
         self._asked += 1
-        self._assemblies.clear()
+        # What another source has begun stays welcome, unless it is asked for anew or has come.
+        begun = {
+            key: assembly
+            for key, assembly in self._assemblies.items()
+            if key[1] not in wanted and (key[1] > self._height or key[1] in self._uncertified)
+        }
+        self._assemblies = begun | {(source, height): _Assembly() for height in wanted}
         return [(source, BlockWanted(height, 0)) for height in wanted]
 
     def receive_part(self, source: str, part: BlockPart, now_ms: int) -> BlockWanted | str | None:
-        """Take a part that was asked for: return the next wish, why it is refused, or None."""
-        is_wanted = part.height > self._height or part.height in self._uncertified
-        if not is_wanted or part.parts * PART_BYTES_MAX > 2 * BLOCK_BYTES_MAX:
-            return "part not wanted"
+        """Take a part that was asked for: return the next wish, why it is refused, or None.
+
+        Only the source that was asked is heard, so that nobody can fill the memory; what it sends
+        renews the patience with it.
+        """
         key = (source, part.height)
-        assembly = self._assemblies.setdefault(key, _Assembly(part.parts, []))
-        if (part.parts, part.part) != (assembly.parts, len(assembly.data)):
+        assembly = self._assemblies.get(key)
+        if assembly is None or (part.parts - 1) * PART_BYTES_MAX >= BLOCK_BYTES_MAX:
+            return "part not wanted"
+        if (part.parts, part.part) != (assembly.parts or part.parts, len(assembly.data)):
             return "part out of order"
+        assembly.parts = part.parts
         assembly.data.append(part.data)
         if len(assembly.data) < assembly.parts:
+            self._renew_patience(now_ms)
             return BlockWanted(part.height, part.part + 1)
         del self._assemblies[key]
         try:
@@ -176,3 +211,8 @@ class Follower:
         except MalformedError:
             return "block malformed"
         return self.offer(block, now_ms)
+
+    def _renew_patience(self, now_ms: int) -> None:
+        due_ms = now_ms + self._patience_ms
+        self._ask_at_ms = due_ms if self._ask_at_ms < NEVER_MS else NEVER_MS
+        self._certificate_at_ms = due_ms if self._certificate_at_ms < NEVER_MS else NEVER_MS

@@ -36,11 +36,17 @@ class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """A community: its name, clock, rules, endorsers and first members."""
 
     protocol_version: int
-    community: Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9-]{0,31}$")]
+    community: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     clock: ClockRules
     consensus: ConsensusRules
     rules: Rules
     endorsers: tuple[tuple[MemberId, PublicKey], ...]
+
+    def __post_init__(self) -> None:
+        keys = dict(self.endorsers)
+        for each in self.rules.households:
+            if keys.get(each.member, each.public_key) != each.public_key:
+                raise ValueError(f"{each.member} has another key as endorser than as household")
 
     @property
     def chain_id(self) -> bytes:

@@ -36,6 +36,8 @@ class Identity:
     def load_or_create(cls, path: Path) -> "Identity":
         """Read the key file, or make a key and write it with mode 0600, durably.
 
+        The file appears with all of its content at once: a power cut leaves a key or none.
+
         Raises:
             ConfigError: The file is readable by others or is not a key.
         """
@@ -44,11 +46,7 @@ class Identity:
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             seed = bytes(SigningKey.generate())
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(seed)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_once(path, seed)
             return cls(seed)
 
     @classmethod
@@ -70,6 +68,25 @@ class Identity:
                 f"{path} holds {len(seed)} bytes, a key has {KEY_BYTES}; restore it from a backup"
             )
         return cls(seed)
+
+
+def _write_once(path: Path, seed: bytes) -> None:
+    """Write a file that only its owner may read and that is not there yet."""
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(seed)
+        file.flush()
+        os.fsync(file.fileno())
+    # A link, unlike a rename, never replaces a key that somebody else has made meanwhile.
+    os.link(draft, path)
+    draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 @lru_cache(maxsize=_KEYS_CACHED)

@@ -8,15 +8,17 @@ of what `ledger verify` vouches for.
 
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import aiosqlite
 import msgspec
 
 from consensus.block import Certificate, CertifiedBlock, Content, Header
-from consensus.codec import decode, encode
+from consensus.codec import FRAME_BYTES_MAX, decode, encode
 from consensus.effects import DurableVote
+from consensus.errors import MalformedError
 from consensus.messages import Checkpoint, Commit, Message, Prepare, PrePrepare
 from consensus.operation import Operation
 from node.errors import ConfigError, StoreError
@@ -60,6 +62,8 @@ CREATE TABLE votes (
 _PHASES = {PrePrepare: "pre-prepare", Prepare: "prepare", Commit: "commit"}
 _VOTE_BYTES_MAX = 1 << 20
 
+T = TypeVar("T")
+
 
 class _VoteRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     vote: Message
@@ -71,6 +75,9 @@ async def _open(path: Path, schema: str) -> aiosqlite.Connection:
     """Open a database for one writer, creating its schema in an empty file."""
     try:
         connection = await aiosqlite.connect(path, isolation_level=None)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot open {path}: {error}; check the disk") from error
+    try:
         await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute("PRAGMA synchronous = FULL")
         row = await (await connection.execute("PRAGMA user_version")).fetchone()
@@ -80,13 +87,16 @@ async def _open(path: Path, schema: str) -> aiosqlite.Connection:
                 f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         elif version != SCHEMA_VERSION:
-            await connection.close()
             raise ConfigError(
                 f"{path} has schema {version}, this program writes {SCHEMA_VERSION}; "
                 "install the matching version"
             )
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot open {path}: {error}; check the disk") from error
+    except BaseException as error:
+        # Its thread would keep the process from ending.
+        await connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"cannot open {path}: {error}; check the disk") from error
+        raise
     return connection
 
 
@@ -121,7 +131,23 @@ class _Database:
             yield self._connection
             await self._connection.execute("COMMIT")
         except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                await self._connection.rollback()
             raise StoreError(f"cannot write {self._path}: {error}") from error
+
+    async def _rows(self, query: str, *values: object) -> list[Any]:
+        """Return all rows of a query; any failure of the disk means that this process must stop."""
+        try:
+            cursor = await self._connection.execute(query, values)
+            return list(await cursor.fetchall())
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self._path}: {error}") from error
+
+    def _decoded(self, data: bytes, type_: type[T], *, bytes_max: int = FRAME_BYTES_MAX) -> T:
+        try:
+            return decode(data, type_, bytes_max=bytes_max)
+        except MalformedError as error:
+            raise StoreError(f"{self._path} is damaged: {error}; restore it or start anew") from error
 
 
 class VoteStore(_Database):
@@ -138,13 +164,9 @@ class VoteStore(_Database):
 
     async def read(self) -> list[DurableVote]:
         """Return all votes in the order of sequence and phase."""
-        cursor = await self._connection.execute(
-            "SELECT vote FROM votes ORDER BY sequence, phase DESC"
-        )
-        rows = [
-            decode(row[0], _VoteRow, bytes_max=_VOTE_BYTES_MAX) for row in await cursor.fetchall()
-        ]
-        return [DurableVote(row.vote, row.proof, row.operations) for row in rows]
+        rows = await self._rows("SELECT vote FROM votes ORDER BY sequence, phase DESC")
+        found = [self._decoded(row[0], _VoteRow, bytes_max=_VOTE_BYTES_MAX) for row in rows]
+        return [DurableVote(each.vote, each.proof, each.operations) for each in found]
 
     async def append(self, votes: Sequence[DurableVote]) -> None:
         """Return once the votes survive a power cut.
@@ -201,48 +223,44 @@ class LedgerStore(_Database):
 
     async def genesis(self) -> Genesis | None:
         """Return the stored genesis, None in an empty ledger."""
-        cursor = await self._connection.execute("SELECT value FROM chain WHERE key = 'genesis'")
-        row = await cursor.fetchone()
-        return None if row is None else parse_genesis(row[0])
+        rows = await self._rows("SELECT value FROM chain WHERE key = 'genesis'")
+        return parse_genesis(rows[0][0]) if rows else None
 
     async def state(self) -> list[tuple[str, bytes]]:
         """Return every entry of the state after the last block."""
-        cursor = await self._connection.execute("SELECT key, value FROM state")
-        return [(row[0], row[1]) for row in await cursor.fetchall()]
+        return await self._rows("SELECT key, value FROM state")
 
     async def head(self) -> Header | None:
         """Return the last executed header, None before the first block."""
-        cursor = await self._connection.execute(
-            "SELECT header FROM blocks ORDER BY height DESC LIMIT 1"
-        )
-        row = await cursor.fetchone()
-        return None if row is None else decode(row[0], Header)
+        rows = await self._rows("SELECT header FROM blocks ORDER BY height DESC LIMIT 1")
+        return self._decoded(rows[0][0], Header) if rows else None
 
     async def uncertified(self) -> dict[int, Header]:
         """Return the executed blocks that lack a certificate, by height."""
-        cursor = await self._connection.execute(
+        rows = await self._rows(
             "SELECT header FROM blocks WHERE certificate IS NULL ORDER BY height"
         )
-        headers = [decode(row[0], Header) for row in await cursor.fetchall()]
+        headers = [self._decoded(row[0], Header) for row in rows]
         return {header.height: header for header in headers}
 
     async def block(self, height: int) -> CertifiedBlock | None:
         """Return a certified block, None if it is not here or not certified yet."""
-        cursor = await self._connection.execute(
-            "SELECT header, content, certificate FROM blocks WHERE height = ?", (height,)
+        rows = await self._rows(
+            "SELECT header, content, certificate FROM blocks "
+            "WHERE height = ? AND certificate IS NOT NULL",
+            height,
         )
-        row = await cursor.fetchone()
-        if row is None or row[2] is None:
+        if not rows:
             return None
-        cursor = await self._connection.execute(
-            "SELECT operation FROM operations WHERE height = ? ORDER BY position", (height,)
+        header, content, certificate = rows[0]
+        operations = await self._rows(
+            "SELECT operation FROM operations WHERE height = ? ORDER BY position", height
         )
-        operations = tuple(decode(each[0], Operation) for each in await cursor.fetchall())
         return CertifiedBlock(
-            header=decode(row[0], Header),
-            content=decode(row[1], Content),
-            certificate=decode(row[2], Certificate),
-            operations=operations,
+            header=self._decoded(header, Header),
+            content=self._decoded(content, Content),
+            certificate=self._decoded(certificate, Certificate),
+            operations=tuple(self._decoded(each[0], Operation) for each in operations),
         )
 
     async def append(self, executed: ExecutedBlock, certificate: Certificate | None = None) -> None:
@@ -288,23 +306,31 @@ class LedgerStore(_Database):
                 "UPDATE blocks SET certificate = ? WHERE height = ? AND certificate IS NULL", rows
             )
 
+    async def harden(self, height: int) -> None:
+        """Return once the blocks through `height`, which this node has, survive a power cut.
+
+        Only then may the votes for them be forgotten: a replica that lost both would vote again.
+        """
+        # A commit with synchronous=FULL takes everything before it in the log to the disk.
+        async with self._transaction(durable=True) as connection:
+            await connection.execute(
+                "INSERT OR REPLACE INTO local_values VALUES ('hardened', ?)", (encode(height),)
+            )
+
     # -- local tables: this node's own business ---------------------------------------------------
 
     async def outbox(self) -> list[Operation]:
         """Return operations that were submitted and have no receipt yet."""
-        cursor = await self._connection.execute("SELECT operation FROM local_outbox ORDER BY nonce")
-        return [decode(row[0], Operation) for row in await cursor.fetchall()]
+        rows = await self._rows("SELECT operation FROM local_outbox ORDER BY nonce")
+        return [self._decoded(row[0], Operation) for row in rows]
 
     async def value(self, key: str) -> bytes | None:
         """Return a local value."""
-        cursor = await self._connection.execute(
-            "SELECT value FROM local_values WHERE key = ?", (key,)
-        )
-        row = await cursor.fetchone()
-        return None if row is None else bytes(row[0])
+        rows = await self._rows("SELECT value FROM local_values WHERE key = ?", key)
+        return bytes(rows[0][0]) if rows else None
 
     async def reserve_nonces(self, through: int) -> None:
-        """Return once no restart can use a nonce up to `through` again."""
+        """Return once every restart starts at nonce `through` or above."""
         async with self._transaction(durable=True) as connection:
             await connection.execute(
                 "INSERT OR REPLACE INTO local_values VALUES ('nonces_reserved', ?)",

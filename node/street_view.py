@@ -8,7 +8,6 @@ never mixes two heights.  It verifies nothing; `node/audit.py` does.
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,8 +22,7 @@ from market.contracts.matching import BookRecord
 from market.contracts.offers import StandingOrder
 from market.contracts.tariffs import band_in, tariff_of
 from market.events import Cleared, GateClosed, SettlementLine, SlotSettled, TradeExecuted
-from market.orders import Book, Order, Side
-from market.payloads import Quality
+from market.orders import Book
 from market.slot import DeadlineKind
 from market.state import book_key
 from node.errors import ConfigError
@@ -33,14 +31,11 @@ from node.genesis import Genesis, parse_genesis
 from node.street_snapshot import (
     BlockFacts,
     ChainFacts,
-    FlowFacts,
     GenesisFacts,
     HomeLines,
-    HomePart,
     HomeSummary,
     HomeTotals,
     Ladder,
-    Reason,
     SlotDetail,
     SlotFacts,
     Stage,
@@ -48,6 +43,15 @@ from node.street_snapshot import (
     StreetSummary,
     StreetTotals,
     TraceRound,
+)
+from node.street_tally import (
+    HomeTally,
+    SlotRecord,
+    StreetTally,
+    flows_of,
+    ordered_wh,
+    parts_of,
+    reason_of,
 )
 
 SLOTS_SHOWN_MAX = 96
@@ -59,77 +63,6 @@ MINUTE_MS = 60_000
 MINUTES_PER_DAY = 1440
 
 _T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class _Slot:
-    """What the events of a slot have said so far."""
-
-    gate: GateClosed | None = None
-    cleared: Cleared | None = None
-    trades: list[TradeExecuted] = field(default_factory=list)
-    lines: list[SettlementLine] = field(default_factory=list)
-    settled: SlotSettled | None = None
-    book: Book | None = None
-    trace: list[TraceRound] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Tally:
-    """One home's sums over its settlement lines."""
-
-    slots: int = 0
-    substituted: int = 0
-    bill_nano: int = 0
-    grid_only_nano: int = 0
-    fees_nano: int = 0
-    bought_wh: int = 0
-    sold_wh: int = 0
-    grid_import_wh: int = 0
-    grid_export_wh: int = 0
-    import_wh: int = 0
-    export_wh: int = 0
-
-    def add(self, line: SettlementLine) -> None:
-        """Count one more slot."""
-        is_sale = line.side == Side.SELL
-        self.slots += 1
-        self.substituted += line.quality == Quality.SUBSTITUTED
-        self.bill_nano += line.bill_nano
-        self.grid_only_nano += line.grid_only_nano
-        self.fees_nano += line.service_fee_nano + line.grid_fee_nano
-        self.bought_wh += 0 if is_sale else line.contracted_wh
-        self.sold_wh += line.contracted_wh if is_sale else 0
-        self.grid_import_wh += line.imbalance_import_wh
-        self.grid_export_wh += line.imbalance_export_wh
-        self.import_wh += line.import_wh
-        self.export_wh += line.export_wh
-
-
-@dataclass(slots=True)
-class _StreetTally:
-    """The street's sums over all cleared and settled slots."""
-
-    rungs: Counter[Rung] = field(default_factory=Counter)
-    settled: int = 0
-    traded_wh: int = 0
-    shared_wh: int = 0
-    grid_import_wh: int = 0
-    grid_export_wh: int = 0
-
-    def clear(self, cleared: Cleared) -> None:
-        """Count one more cleared slot."""
-        self.rungs[cleared.rung] += 1
-        self.traded_wh += cleared.traded_wh
-
-    def settle(self, settled: SlotSettled, lines: list[SettlementLine]) -> None:
-        """Count one more settled slot; shared is what homes drew while others fed in."""
-        self.settled += 1
-        self.shared_wh += min(
-            sum(line.import_wh for line in lines), sum(line.export_wh for line in lines)
-        )
-        self.grid_import_wh += settled.grid_import_wh
-        self.grid_export_wh += settled.grid_export_wh
 
 
 class StreetView:
@@ -154,9 +87,9 @@ class StreetView:
         self._last_blocks: tuple[BlockFacts, ...] = ()
         self._operations: Counter[str] = Counter()
         self._receipts: Counter[str] = Counter()
-        self._slots: defaultdict[int, _Slot] = defaultdict(_Slot)
-        self._street = _StreetTally()
-        self._tallies = {home: _Tally() for home in self._homes}
+        self._slots: defaultdict[int, SlotRecord] = defaultdict(SlotRecord)
+        self._street = StreetTally()
+        self._tallies = {home: HomeTally() for home in self._homes}
         self._balances: dict[str, int] = {}
         self._open_orders: Counter[int] = Counter()
         self._readings: Counter[int] = Counter()
@@ -226,11 +159,11 @@ class StreetView:
         """Return one slot with its flows, parts and trace, None if it is not traded."""
         if not self._calendar.is_traded(slot):
             return None
-        known = self._slots.get(slot, _Slot())
+        known = self._slots.get(slot, SlotRecord())
         return SlotDetail(
             facts=self._facts(slot),
-            flows=tuple(_flows(known.trades)),
-            parts=tuple(_parts(known)),
+            flows=tuple(flows_of(known.trades)),
+            parts=tuple(parts_of(known)),
             trace=tuple(known.trace),
         )
 
@@ -437,10 +370,10 @@ class StreetView:
         return _time_of_day(self._calendar.start_ms(slot))
 
     def _facts(self, slot: int) -> SlotFacts:
-        known = self._slots.get(slot, _Slot())
+        known = self._slots.get(slot, SlotRecord())
         tariff, band = tariff_of(self.genesis.rules, slot), band_in(self.genesis.rules, slot)
         cleared, settled = known.cleared, known.settled
-        supply_wh, demand_wh = _ordered_wh(known)
+        supply_wh, demand_wh = ordered_wh(known)
         return SlotFacts(
             slot=slot,
             label=self._label(slot),
@@ -453,7 +386,7 @@ class StreetView:
             orders=known.gate.orders if known.gate else self._open_orders[slot],
             readings=self._readings[slot],
             rung=cleared.rung if cleared else None,
-            reason=_reason(known, is_band_open=band.is_open),
+            reason=reason_of(known, is_band_open=band.is_open),
             price_micro_per_kwh=cleared.price if cleared and cleared.traded_wh else None,
             rounds=cleared.rounds if cleared else 0,
             traded_wh=cleared.traded_wh if cleared else 0,
@@ -466,7 +399,7 @@ class StreetView:
             saved_nano=sum(line.grid_only_nano - line.bill_nano for line in known.lines),
         )
 
-    def _stage(self, slot: int, known: _Slot) -> Stage:
+    def _stage(self, slot: int, known: SlotRecord) -> Stage:
         """Say how far a slot has come: by its events, and by the time of the last block."""
         time_ms = self._header.time_ms
         if known.settled is not None:
@@ -590,76 +523,4 @@ def _block_facts(header: Header, certificate: bytes | None, operations: int) -> 
         time_ms=header.time_ms,
         operations=operations,
         signers=tuple(member for member, _ in signatures),
-    )
-
-
-def _ordered_wh(known: _Slot) -> tuple[int, int]:
-    """Return (supply, demand) [Wh] as ordered, 0 before the gate closes."""
-    if known.cleared is not None:
-        return known.cleared.supply_wh, known.cleared.demand_wh
-    sums = {Side.BUY: 0, Side.SELL: 0}
-    for order in known.book.orders if known.book else ():
-        sums[order.side] += order.firm_wh + order.flexible_wh
-    return sums[Side.SELL], sums[Side.BUY]
-
-
-def _reason(known: _Slot, *, is_band_open: bool) -> Reason | None:
-    """Say why there is no negotiated price, None if there is one or the slot is not cleared."""
-    cleared = known.cleared
-    if cleared is None or cleared.rung is Rung.NEGOTIATED:
-        return None
-    if cleared.rung is Rung.STANDING:
-        return Reason.NO_AGREEMENT
-    if not is_band_open:
-        return Reason.NO_BAND
-    if cleared.supply_wh and cleared.demand_wh:
-        return Reason.NO_MATCH
-    if cleared.demand_wh:
-        return Reason.NO_SELLERS
-    return Reason.NO_BUYERS if cleared.supply_wh else Reason.NO_ORDERS
-
-
-def _flows(trades: list[TradeExecuted]) -> list[FlowFacts]:
-    """Return who delivers to whom, from the buyers' trades, in the order of sellers and buyers."""
-    flows = [
-        FlowFacts(seller, trade.member, energy_wh)
-        for trade in trades
-        if trade.side == Side.BUY
-        for seller, energy_wh in trade.partners
-    ]
-    return sorted(flows, key=lambda flow: (flow.seller, flow.buyer))
-
-
-def _parts(known: _Slot) -> list[HomePart]:
-    """Return each home's part: by the settlement lines, before these by book and trades."""
-    orders = known.book.by_member if known.book else {}
-    if known.lines:
-        return [_settled_part(line, orders.get(line.member)) for line in known.lines]
-    traded_wh = {trade.member: trade.energy_wh for trade in known.trades}
-    return [_expected_part(order, traded_wh.get(member, 0)) for member, order in orders.items()]
-
-
-def _settled_part(line: SettlementLine, order: Order | None) -> HomePart:
-    return HomePart(
-        home=line.member,
-        sells=line.side == Side.SELL,
-        firm_wh=order.firm_wh if order else 0,
-        flexible_wh=order.flexible_wh if order else 0,
-        traded_wh=line.contracted_wh,
-        grid_import_wh=line.imbalance_import_wh,
-        grid_export_wh=line.imbalance_export_wh,
-    )
-
-
-def _expected_part(order: Order, traded_wh: int) -> HomePart:
-    sells = order.side is Side.SELL
-    left_wh = max(0, order.firm_wh - traded_wh)
-    return HomePart(
-        home=order.member,
-        sells=sells,
-        firm_wh=order.firm_wh,
-        flexible_wh=order.flexible_wh,
-        traded_wh=traded_wh,
-        grid_import_wh=0 if sells else left_wh,
-        grid_export_wh=left_wh if sells else 0,
     )

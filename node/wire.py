@@ -29,9 +29,9 @@ class BusBody(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     replay.
     """
 
-    kind: Annotated[str, msgspec.Meta(pattern="^[a-z-]{1,24}$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"^[a-z-]{1,24}\Z")]
     sender: MemberId
-    recipient: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{0,16}$")]
+    recipient: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{0,16}\Z")]
     session: UInt
     counter: UInt
     payload: Annotated[bytes, msgspec.Meta(max_length=FRAME_BYTES_MAX)]
@@ -47,7 +47,7 @@ class BusMessage(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class Status(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """`st/<me>/status`: a word for people and peers; `lost` is the last will."""
 
-    state: Annotated[str, msgspec.Meta(pattern="^(ready|lost)$")]
+    state: Annotated[str, msgspec.Meta(pattern=r"^(ready|lost)\Z")]
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -119,7 +119,9 @@ def key_figures(snapshot: StreetSnapshot) -> Markup:
         "dl",
         _figure("All bills together", money(totals.bill_nano, currency)),
         _figure("The grid alone would cost", money(totals.grid_only_nano, currency)),
-        _figure("Each home saved", f"{money(min(best), currency)} to {money(max(best), currency)}"),
+        _figure(
+            "Savings per home", f"{money(min(best), currency)} to {money(max(best), currency)}"
+        ),
         _figure("Traded between neighbours", energy(totals.traded_wh)),
         _figure(
             "Of what the meters drew, came from neighbours",

@@ -22,7 +22,7 @@ def test_a_slot_is_named_by_its_start() -> None:
 def test_deadlines_are_offsets_from_delivery() -> None:
     calendar = make_calendar()
 
-    assert calendar.opening_ms(FIRST) == START_MS - 100 * MINUTE_MS
+    assert calendar.opening_ms(FIRST) == START_MS - 120 * MINUTE_MS
     assert [calendar.deadline(FIRST, kind) for kind in DeadlineKind] == [
         Deadline(START_MS - 54 * MINUTE_MS, FIRST, DeadlineKind.GATE),
         Deadline(START_MS - 12 * MINUTE_MS, FIRST, DeadlineKind.CLEARING),

@@ -14,7 +14,7 @@ from consensus.domain import EMPTY_DIGEST
 from consensus.effects import DurableVote, Effects, Equivocation, Ordered, Rejection
 from consensus.errors import DivergedError
 from consensus.membership import Epoch
-from consensus.messages import Ballot, Message, PrePrepare
+from consensus.messages import Ballot, Checkpoint, Message, PrePrepare
 from consensus.nonces import FRESH_WINDOW, NonceWindow
 from consensus.operation import Channel, Operation, OperationBody, sign_operation
 from consensus.replica import Executed, Replica, Timing
@@ -95,8 +95,8 @@ class Disk:
 
     def append(self, durable: DurableVote) -> None:
         vote = durable.vote
-        assert isinstance(vote, Message) and not hasattr(vote, "height")
-        key = (type(vote).__name__, getattr(vote, "view", 0), vote.sequence)
+        assert not isinstance(vote, Checkpoint), "the ledger says what a checkpoint would"
+        key = (type(vote).__name__, vote.view, vote.sequence)
         digest = digest_of(vote)
         assert key not in self.votes, f"N3: a second vote for {key}"
         assert self.said.setdefault(key, digest) == digest, f"N3: another vote for {key}"
@@ -206,14 +206,25 @@ class BlockWanted:
 Payload = Message | Wanted | Bodies | BlockWanted | CertifiedBlock
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message to one member, or to all others."""
+
+    receiver: str | None
+    payload: Payload
+
+
+Happening = DurableVote | Sent | Block | Certificate | Rejection | Equivocation
+
+
 class Member:
     """One replica with its disk, started from it as often as a test likes."""
 
     def __init__(self, member: str, epoch: Epoch, timing: Timing = TIMING) -> None:
         self.member = member
         self.disk = Disk()
-        self.outbox: list[tuple[str | None, Payload]] = []
-        self.rejected: list[Rejection] = []
+        self.outbox: list[Sent] = []
+        self.journal: list[Happening] = []
         self.evidence: list[Equivocation] = []
         self.verifier = FakeVerifier()
         self.is_up = False
@@ -262,7 +273,7 @@ class Member:
             case Wanted(ids):
                 found = self.replica.operations(ids)
                 if found:
-                    self.outbox.append((sender, Bodies(found)))
+                    self._send(sender, Bodies(found))
             case Bodies(operations):
                 for operation in operations:
                     if self.replica.wants(operation.id):
@@ -270,7 +281,7 @@ class Member:
             case BlockWanted(height):
                 block = self.disk.certified_block(height)
                 if block is not None:
-                    self.outbox.append((sender, block))
+                    self._send(sender, block)
             case CertifiedBlock():
                 self.take_block(payload, now_ms)
             case _:
@@ -286,11 +297,11 @@ class Member:
             own = self.disk.blocks[height - 1].header
         else:
             executed = self.executor.execute(block.content, block.operations)
-            self.disk.blocks.append(executed)
+            self._append(executed)
             own = executed.header
         if own != block.header:
             raise DivergedError(f"height {height}")
-        self.disk.certificates[height] = block.certificate
+        self._certify(block.certificate)
         if len(self.disk.blocks) == self.replica.height:
             self.carry_out(self.replica.settle(height), now_ms)
         else:
@@ -298,29 +309,44 @@ class Member:
 
     def carry_out(self, effects: Effects, now_ms: int) -> None:
         """Persist, send, execute, as the driver does."""
+        self.journal += effects.rejected
+        self.journal += effects.evidence
+        self.evidence += effects.evidence
         for durable in effects.persist:
             self.disk.append(durable)
+            self.journal.append(durable)
         for certificate in effects.certified:
-            self.disk.certificates[certificate.height] = certificate
+            self._certify(certificate)
         if effects.discard_through is not None:
             self.disk.discard_through(effects.discard_through)
-        self.rejected += effects.rejected
-        self.evidence += effects.evidence
         if effects.persist and self.dies_before_sending:
             self.crash()
             return
-        self.outbox += [(None, message) for message in effects.broadcast]
-        self.outbox += [(pull.member, Wanted(pull.operation_ids)) for pull in effects.pull]
+        for message in effects.broadcast:
+            self._send(None, message)
+        for pull in effects.pull:
+            self._send(pull.member, Wanted(pull.operation_ids))
         if effects.execute is not None:
             self.execute(effects.execute, now_ms)
 
     def execute(self, ordered: Ordered, now_ms: int) -> None:
         block = self.executor.execute(ordered.content, ordered.operations)
-        self.disk.blocks.append(block)
+        self._append(block)
         header = block.header
         self.carry_out(
-            self.replica.executed(
-                header.height, header.digest(CHAIN_ID), header.time_ms, now_ms
-            ),
+            self.replica.executed(header.height, header.digest(CHAIN_ID), header.time_ms, now_ms),
             now_ms,
         )
+
+    def _append(self, block: Block) -> None:
+        self.disk.blocks.append(block)
+        self.journal.append(block)
+
+    def _certify(self, certificate: Certificate) -> None:
+        self.disk.certificates[certificate.height] = certificate
+        self.journal.append(certificate)
+
+    def _send(self, receiver: str | None, payload: Payload) -> None:
+        sent = Sent(receiver, payload)
+        self.outbox.append(sent)
+        self.journal.append(sent)

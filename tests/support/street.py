@@ -58,13 +58,13 @@ _KINDS: dict[type[Any], str] = {
 
 
 def make_calendar(**changes: int) -> SlotCalendar:
-    """Make hourly slots; they open 100, close 54 and clear 12 minutes before delivery."""
+    """Make hourly slots; they open 120, close 54 and clear 12 minutes before delivery."""
     minute_ms = HOUR_MS // 60
     fields = {
         "length_ms": HOUR_MS,
         "first": FIRST,
         "count": 24,
-        "opens_ms": 100 * minute_ms,
+        "opens_ms": 120 * minute_ms,
         "gate_ms": 54 * minute_ms,
         "clearing_ms": 12 * minute_ms,
         "settlement_ms": HOUR_MS,
@@ -155,8 +155,13 @@ class TradingStreet:
         """The settlement of the first slot."""
         return self.deadline_ms(DeadlineKind.SETTLEMENT)
 
+    def pass_time(self, time_ms: int) -> None:
+        """Run every deadline until this time in a block of its own, as a chain in time does."""
+        while (deadline := self.exchange.next_deadline(self)) and deadline.time_ms <= time_ms:
+            self.run_until(deadline.time_ms)
+
     def run_until(self, time_ms: int) -> list[Event]:
-        """Run what is due in a block of this time; return what it gave."""
+        """Run all that is due in one block of this time; return what it gave."""
         events = []
         while (deadline := self.exchange.next_deadline(self)) and deadline.time_ms <= time_ms:
             outcome = self.exchange.run(self, deadline, time_ms)
@@ -180,7 +185,7 @@ class TradingStreet:
 
     def apply(self, member: str, payload: Any, time_ms: int, **changes: Any) -> Outcome:
         """Apply one operation in a block of this time, after the deadlines."""
-        self.run_until(time_ms)
+        self.pass_time(time_ms)
         outcome = self.exchange.apply(self, self.submission(member, payload, **changes), time_ms)
         self._write(outcome.writes)
         return outcome
@@ -194,7 +199,7 @@ class TradingStreet:
 
     def close_gate(self, slot: int = FIRST) -> BookRecord:
         """Close the gate of a slot and return its book."""
-        self.run_until(self.deadline_ms(DeadlineKind.GATE, slot))
+        self.pass_time(self.deadline_ms(DeadlineKind.GATE, slot))
         record = read(self, book_key(slot), BookRecord)
         assert record is not None
         return record
@@ -218,7 +223,7 @@ class TradingStreet:
 
     def clear(self, slot: int = FIRST) -> None:
         """Clear a slot in time."""
-        self.run_until(self.deadline_ms(DeadlineKind.CLEARING, slot))
+        self.pass_time(self.deadline_ms(DeadlineKind.CLEARING, slot))
 
     def meter(
         self, member: str, import_wh: int = 0, export_wh: int = 0, slot: int = FIRST
@@ -229,7 +234,7 @@ class TradingStreet:
 
     def settle(self, slot: int = FIRST) -> dict[str, SettlementLine]:
         """Settle a slot and return its lines."""
-        self.run_until(self.deadline_ms(DeadlineKind.SETTLEMENT, slot))
+        self.pass_time(self.deadline_ms(DeadlineKind.SETTLEMENT, slot))
         return {
             event.payload.member: event.payload
             for event in self.events
@@ -253,12 +258,13 @@ class TradingStreet:
                 self.state[key] = value
 
     def _open_statement(self, data: bytes) -> tuple[str, Any] | None:
-        type_: Any = tuple[str, self.exchange.mechanism.statement_type]
+        type_ = self.exchange.mechanism.statement_type
+        assert type_ is not None
         try:
-            opened: tuple[str, Any] = msgspec.msgpack.decode(data, type=type_)
+            member, statement = msgspec.msgpack.decode(data, type=tuple[str, msgspec.Raw])
+            return member, msgspec.msgpack.decode(statement, type=type_)
         except msgspec.MsgspecError:
             return None
-        return opened
 
 
 def example_street(rules: Rules | None = None) -> TradingStreet:

@@ -179,6 +179,24 @@ async def test_ending_the_demo_leaves_no_daemon_and_no_broker(
             await asyncio.sleep(0.05)
 
 
+def test_full_disk_ends_the_demo_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    # A limit on file size stands in for the disk: ledgers fill up within some slots.
+    command = f"ulimit -f 300; exec {sys.executable} -m node demo --headless --data {data}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("wattstreet: ")
+    assert "Traceback" not in done.stderr.splitlines()[0]
+    assert processes_in_session_of(tmp_path) == []
+
+
 def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "node", *arguments], capture_output=True, text=True, check=False
