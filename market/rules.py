@@ -13,8 +13,9 @@ Watts = Annotated[int, msgspec.Meta(ge=0, le=10**7)]
 RESERVED_IDS = frozenset({"operator", "auditor", "bridge"})
 """Names of others on the bus, which no household may bear."""
 
-SLOT_TURNOVER_MAX_NANO = 2**62
-"""What all connections together may cost in a slot: totals of a slot are 64-bit integers."""
+SLOT_TURNOVER_MAX_NANO = 2**60
+"""What all connections together may cost in a slot: its totals are sums of a few such amounts,
+and must be 64-bit integers."""
 
 
 class Household(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from node.errors import ConfigError
 from node.execution import Execution
 from node.genesis import Genesis, parse_genesis
 from node.identity import SodiumVerifier
+from node.store import LEDGER_SCHEMA
 
 ERRORS_MAX = 20
 """A broken ledger is broken; more findings than this help nobody."""
@@ -65,7 +66,9 @@ def verify_ledger(path: Path) -> Verification:
         raise ConfigError(f"there is no ledger {path}; name a node's ledger.db")
     found = Verification()
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
             _verify(connection, found)
     except _BrokenError as error:
         found.errors.append(str(error))
@@ -79,6 +82,7 @@ def _verify(connection: sqlite3.Connection, found: Verification) -> None:
     for (line,) in connection.execute("PRAGMA integrity_check"):
         if line != "ok":
             raise _BrokenError(f"the file is damaged: {line}")
+    _check_schema(connection)
     genesis = _genesis(connection)
     execution = Execution(genesis, SodiumVerifier())
     found.head = execution.digest.hex()
@@ -97,6 +101,25 @@ def _verify(connection: sqlite3.Connection, found: Verification) -> None:
         if beyond:
             raise _BrokenError(f"{table}: {beyond} rows of no block")
     found.errors += list(_state_errors(connection, execution))[:ERRORS_MAX]
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Check that the tables are exactly ours, so that every value has its type."""
+    with closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(LEDGER_SCHEMA)
+        expected = _schema(ours)
+    found = _schema(connection)
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise _BrokenError(
+                f"the file is no ledger of this version: {name} is not as it must be"
+            )
+
+
+def _schema(connection: sqlite3.Connection) -> dict[str, str | None]:
+    """Return how everything is defined, but for the node's own tables."""
+    rows = connection.execute("SELECT name, tbl_name, sql FROM sqlite_master")
+    return {name: sql for name, table, sql in rows if not table.startswith("local_")}
 
 
 def _genesis(connection: sqlite3.Connection) -> Genesis:
@@ -134,6 +157,8 @@ def _block(
         )
     except MalformedError as error:
         raise _BrokenError(f"block {height}: {error}") from error
+    if block.header.height != height:
+        raise _BrokenError(f"block {height}: its header is of height {block.header.height}")
     try:
         verify_block(
             block,

@@ -50,14 +50,16 @@ def load_config(path: Path) -> Config:
     """Read and check a configuration file.
 
     Raises:
-        ConfigError: Missing, unreadable, not TOML, or a key that does not fit; the message names it.
+        ConfigError: Missing, unreadable, not TOML, or a key that does not fit; it says which.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}; name one with --config") from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; name a file with --config") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; name a file with --config"
+        ) from error
     try:
         return msgspec.toml.decode(data, type=Config)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

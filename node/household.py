@@ -18,7 +18,7 @@ import msgspec
 from market.ceilings import Ramp
 from market.contracts.matching import BookRecord, Statements
 from market.contracts.offers import HOUR_MS, StandingOrder
-from market.contracts.tariffs import band_in
+from market.contracts.tariffs import band_in, tariff_of
 from market.negotiation.presets import Preset, flexible_curve, own_curve, standing_limit
 from market.negotiation.protocol import Negotiator, Turn
 from market.negotiation.two_level import relay_rank
@@ -83,12 +83,25 @@ class Actions:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What was last ordered for a slot, and why."""
+    """What one revision of a slot's order says, and why."""
 
     plan: Plan
     curve: Ramp | None
     limit: int
     revision: int
+
+    @property
+    def energy_wh(self) -> int:
+        """What is ordered; 0 if this revision withdraws."""
+        return self.plan.firm_wh + self.plan.flexible_wh
+
+    def is_of(self, standing: StandingOrder) -> bool:
+        """Whether the chain's order is this one."""
+        plan, order = self.plan, standing
+        return not order.is_withdrawn and (
+            (self.revision, plan.side, plan.firm_wh, plan.flexible_wh, self.limit)
+            == (order.revision, order.side, order.firm_wh, order.flexible_wh, order.flexible_limit)
+        )
 
 
 @dataclass(slots=True)
@@ -121,6 +134,14 @@ def _content_wh(device: Device | None) -> int:
             return device.energy_wh
         case None:
             return 0
+
+
+def _with_flexible(planned: Plan, flexible_wh: int) -> Plan:
+    """Order less flexible energy than was planned: a surplus that is not offered is stored."""
+    kept_wh = planned.flexible_wh - flexible_wh if planned.side is Side.SELL else 0
+    return replace(
+        planned, flexible_wh=flexible_wh, device_takes_wh=planned.device_takes_wh + kept_wh
+    )
 
 
 def _restored(device: Device | None, content_wh: int) -> Device | None:
@@ -173,7 +194,7 @@ class Household:
             state = msgspec.msgpack.decode(resumed, type=_Resumable)
             self._next_delivery = state.delivered + 1
             self._device = _restored(home.device, state.device_wh)
-        self._offers: dict[int, _Offer] = {}
+        self._offers: dict[int, list[_Offer]] = {}
         self._actions: dict[int, Action] = {}
         self._talks: dict[int, _Talk] = {}
         self._next_order = max(self._calendar.first, self._calendar.slot_at(joined_ms) + 1)
@@ -204,9 +225,10 @@ class Household:
         if record is None or is_late or not record.book.has_market:
             return actions
         order = record.book.by_member.get(self._member)
-        if order is None or slot not in self._offers:
+        offer = self._standing_offer(slot)
+        if order is None or offer is None:
             return actions
-        curve = own_curve(record.book.band, order, self._offers[slot].curve)
+        curve = own_curve(record.book.band, order, offer.curve)
         deadline_ms = clearing_ms - (clearing_ms - gate.time_ms) // ORDERING_PARTS
         negotiator = self._make_negotiator(
             record, self._member, curve, self._rules.phase_ms, deadline_ms
@@ -233,7 +255,10 @@ class Household:
         """Turn the traded energy into set-points, and reconsider the order of the next slot."""
         actions = Actions()
         self._talks.pop(slot, None)
-        offer = self._offers.get(slot)
+        offer = self._standing_offer(slot)
+        if offer is None and traded_wh == 0 and slot in self._offers:
+            # Nothing was ordered, or it did not get through: the device still follows the plan.
+            offer = self._offers[slot][-1]
         if offer is not None:
             self._actions[slot] = dispatch(offer.plan, traded_wh)
         if self._home.device is not None:
@@ -273,13 +298,14 @@ class Household:
         band = band_in(self._rules, slot)
         curve, limit = self._curve(band, planned)
         if planned.flexible_wh and curve is None:
-            planned = replace(planned, flexible_wh=0)
-        last = self._offers.get(slot)
+            planned = _with_flexible(planned, 0)
+        offers = self._offers.setdefault(slot, [])
+        last = offers[-1] if offers else None
         if last is not None and (last.plan, last.limit) == (planned, limit):
             return
         revision = self._next_revision(slot)
-        self._offers[slot] = _Offer(planned, curve, limit, revision)
-        if planned.firm_wh + planned.flexible_wh > 0:
+        offers.append(_Offer(planned, curve, limit, revision))
+        if offers[-1].energy_wh > 0:
             payload = OrderPayload(
                 slot=slot,
                 revision=revision,
@@ -289,23 +315,26 @@ class Household:
                 flexible_limit=limit,
             )
             actions.submit.append(Submit("order", slot, payload))
-        elif last is not None and last.plan.firm_wh + last.plan.flexible_wh > 0:
+        elif last is not None and last.energy_wh > 0:
             actions.submit.append(Submit("withdraw", slot, WithdrawalPayload(slot, revision)))
 
     def _plan(self, slot: int) -> Plan:
         index = slot - self._calendar.first
+        outlook = self._home.outlook(index)
         return plan(
-            self._home.outlook(index),
-            self._tariffs_from(slot),
+            outlook,
+            [tariff_of(self._rules, slot + ahead) for ahead in range(len(outlook))],
             self._device_at(slot),
             slot_index=index,
             slot_minutes=self._slot_minutes,
         )
 
-    def _tariffs_from(self, slot: int) -> list[Any]:
-        last = self._calendar.first + self._calendar.count
-        steps = {step.from_slot: step.tariff for step in self._rules.tariffs}
-        return [steps[each] for each in range(slot, last)]
+    def _standing_offer(self, slot: int) -> _Offer | None:
+        """Return the own offer that the chain holds: the last amendment may have come too late."""
+        standing = read(self._view, order_key(slot, self._member), StandingOrder)
+        if standing is None:
+            return None
+        return next((each for each in self._offers.get(slot, ()) if each.is_of(standing)), None)
 
     def _device_at(self, slot: int) -> Device | None:
         """Foresee the device at the start of a slot from set-points and forecasts."""
@@ -329,9 +358,8 @@ class Household:
         power_w = own.export_w_max if planned.side is Side.SELL else own.import_w_max
         most_wh = power_w * self._calendar.length_ms // HOUR_MS
         firm_wh = min(planned.firm_wh, most_wh)
-        return replace(
-            planned, firm_wh=firm_wh, flexible_wh=min(planned.flexible_wh, most_wh - firm_wh)
-        )
+        flexible_wh = min(planned.flexible_wh, most_wh - firm_wh)
+        return _with_flexible(replace(planned, firm_wh=firm_wh), flexible_wh)
 
     def _curve(self, band: Band, planned: Plan) -> tuple[Ramp | None, int]:
         if planned.flexible_wh == 0 or not band.is_open:
@@ -343,7 +371,7 @@ class Household:
         """One above everything that this home has ordered, also before a restart."""
         standing = read(self._view, order_key(slot, self._member), StandingOrder)
         own = self._offers.get(slot)
-        return 1 + max(standing.revision if standing else 0, own.revision if own else 0)
+        return 1 + max(standing.revision if standing else 0, own[-1].revision if own else 0)
 
     @property
     def _slot_minutes(self) -> int:
@@ -391,10 +419,10 @@ class Household:
         while self._calendar.is_traded(self._next_delivery) and now_ms >= self._calendar.end_ms(
             self._next_delivery
         ):
-            self._deliver(self._next_delivery, actions)
+            self._deliver(self._next_delivery, now_ms, actions)
             self._next_delivery += 1
 
-    def _deliver(self, slot: int, actions: Actions) -> None:
+    def _deliver(self, slot: int, now_ms: int, actions: Actions) -> None:
         """Play the slot with its true load and PV, and report what the meter counted."""
         index = slot - self._calendar.first
         delivery = deliver(
@@ -409,7 +437,9 @@ class Household:
         self._offers.pop(slot, None)
         state = _Resumable(delivered=slot, device_wh=_content_wh(delivery.device))
         actions.state = msgspec.msgpack.encode(state)
-        if self._view.get(reading_key(slot, self._member)) is None:
+        settlement = self._calendar.deadline(slot, DeadlineKind.SETTLEMENT)
+        is_settled = now_ms >= settlement.time_ms
+        if not is_settled and self._view.get(reading_key(slot, self._member)) is None:
             reading = ReadingPayload(
                 slot, delivery.import_wh, delivery.export_wh, Quality.MEASURED, Source.HOUSEHOLD
             )

@@ -17,6 +17,8 @@ from consensus.messages import Message
 from consensus.operation import Operation
 from consensus.pool import is_timely
 from consensus.replica import Replica
+from market.payloads import STATEMENT
+from market.state import contracts_key
 from node.execution import Execution
 from node.statements import SignedStatements
 from node.topics import Topic, TopicClass
@@ -25,6 +27,9 @@ from node.wire import Doorman
 
 SLOTS_UNDER_WAY = 3
 """A member acts on the slot it orders, the one it negotiates and the one it reads."""
+
+STATEMENTS_OF_A_MEMBER = 2
+"""Statements of one member and slot that a clearing needs: two prices in the bracket form."""
 
 _log = structlog.get_logger(__name__)
 _MESSAGE: Any = Message
@@ -93,6 +98,7 @@ class Reception:
         self._doorman = doorman
         self._quota_slot = 0
         self._admitted: Counter[str] = Counter()
+        self._relayed: Counter[str] = Counter()
 
     def open(self, frame: Frame, now_ms: int) -> Received | None:
         """Return what a frame brings, None if it is refused."""
@@ -110,9 +116,15 @@ class Reception:
         return opened
 
     def open_sent(self, operation: Operation, sender: str, now_ms: int) -> list[Received]:
-        """Return what an operation brings that was asked for: a statement may also be a body."""
-        opened = [self._operation(operation, now_ms)]
-        if operation.body.kind == "statement":
+        """Return what an operation brings that was asked for.
+
+        A statement may also be a body that a proposal lacks; nobody wants it ordered otherwise.
+        """
+        is_statement = operation.body.kind == STATEMENT
+        opened: list[Received | str | None] = []
+        if not is_statement or (self._replica is not None and self._replica.wants(operation.id)):
+            opened.append(self._operation(operation, sender, now_ms))
+        if is_statement:
             opened.append(self._statement(operation, now_ms))
         for why in opened:
             if isinstance(why, str):
@@ -129,7 +141,7 @@ class Reception:
             return "stranger"
         match topic.topic_class:
             case TopicClass.OPERATION:
-                return self._operation(decode(payload, Operation), now_ms)
+                return self._operation(decode(payload, Operation), topic.sender, now_ms)
             case TopicClass.PRICE if not topic.rest:
                 operation = decode(payload, Operation)
                 if operation.body.signer != topic.sender:
@@ -145,7 +157,7 @@ class Reception:
             case _:
                 return "unused class"
 
-    def _operation(self, operation: Operation, now_ms: int) -> Received | str | None:
+    def _operation(self, operation: Operation, sender: str, now_ms: int) -> Received | str | None:
         if self._replica is None:
             return None
         if operation.id in self._replica.pool:
@@ -156,30 +168,46 @@ class Reception:
                 return "operation expired"
             if self._execution.has_used(operation):
                 return "operation already executed"
-            if not self._is_within_quota(operation.body.signer, now_ms):
+            if not self._is_within_quota(operation, sender, now_ms):
                 return "quota"
         if not self._execution.is_authentic(operation):
             return "signature"
-        self._admitted[operation.body.signer] += 1
+        if operation.body.kind == STATEMENT:
+            self._relayed[sender] += 1
+        else:
+            self._admitted[operation.body.signer] += 1
         return NewOperation(operation)
 
-    def _is_within_quota(self, signer: str, now_ms: int) -> bool:
-        """Whether a member may have one more operation ordered in this slot's time."""
+    def _is_within_quota(self, operation: Operation, sender: str, now_ms: int) -> bool:
+        """Whether one more operation may be ordered in this slot's time.
+
+        Anybody may relay what others have stated, so statements are charged to who relays them:
+        nobody can use up what another member needs for its orders and readings.
+        """
         slot = self._rules.calendar.slot_at(now_ms)
         if slot != self._quota_slot:
             self._quota_slot = slot
             self._admitted.clear()
-        return self._admitted[signer] < SLOTS_UNDER_WAY * self._rules.quotas.operations
+            self._relayed.clear()
+        if operation.body.kind == STATEMENT:
+            relays_max = SLOTS_UNDER_WAY * STATEMENTS_OF_A_MEMBER * len(self._keys)
+            return self._relayed[sender] < relays_max
+        operations_max = SLOTS_UNDER_WAY * self._rules.quotas.operations
+        return self._admitted[operation.body.signer] < operations_max
 
     def _statement(self, operation: Operation, now_ms: int) -> Received | str:
-        if operation.body.kind != "statement":
+        if operation.body.kind != STATEMENT:
             return "not a statement"
         statement = self._execution.decode_payload(operation)
         if statement is None:
             return "not a statement"
         if not is_timely(operation, now_ms):
             return "statement expired"
-        if self._rules.calendar.start_ms(statement.slot) < now_ms:
+        calendar, slot = self._rules.calendar, statement.slot
+        if not calendar.is_traded(slot) or now_ms < calendar.opening_ms(slot):
+            return "statement early"
+        is_cleared = self._execution.state.get(contracts_key(slot)) is not None
+        if is_cleared or calendar.start_ms(slot) < now_ms:
             return "statement stale"
         why = self._statements.why_refused(operation, statement.slot)
         if why is not None:

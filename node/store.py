@@ -27,7 +27,7 @@ from node.genesis import Genesis, parse_genesis
 
 SCHEMA_VERSION = 1
 
-_LEDGER_SCHEMA = """
+LEDGER_SCHEMA = """
 CREATE TABLE chain (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE blocks (
     height INTEGER PRIMARY KEY, header BLOB NOT NULL, content BLOB NOT NULL, certificate BLOB
@@ -78,19 +78,7 @@ async def _open(path: Path, schema: str) -> aiosqlite.Connection:
     except sqlite3.Error as error:
         raise StoreError(f"cannot open {path}: {error}; check the disk") from error
     try:
-        await connection.execute("PRAGMA journal_mode = WAL")
-        await connection.execute("PRAGMA synchronous = FULL")
-        row = await (await connection.execute("PRAGMA user_version")).fetchone()
-        version = row[0] if row else 0
-        if version == 0:
-            await connection.executescript(
-                f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-        elif version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{path} has schema {version}, this program writes {SCHEMA_VERSION}; "
-                "install the matching version"
-            )
+        await _prepare(connection, path, schema)
     except BaseException as error:
         # Its thread would keep the process from ending.
         await connection.close()
@@ -98,6 +86,23 @@ async def _open(path: Path, schema: str) -> aiosqlite.Connection:
             raise StoreError(f"cannot open {path}: {error}; check the disk") from error
         raise
     return connection
+
+
+async def _prepare(connection: aiosqlite.Connection, path: Path, schema: str) -> None:
+    """Make commits durable, and see that the schema is the one that this program writes."""
+    await connection.execute("PRAGMA journal_mode = WAL")
+    await connection.execute("PRAGMA synchronous = FULL")
+    row = await (await connection.execute("PRAGMA user_version")).fetchone()
+    version = row[0] if row else 0
+    if version == 0:
+        await connection.executescript(
+            f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} has schema {version}, this program writes {SCHEMA_VERSION}; "
+            "install the matching version"
+        )
 
 
 class _Database:
@@ -147,7 +152,9 @@ class _Database:
         try:
             return decode(data, type_, bytes_max=bytes_max)
         except MalformedError as error:
-            raise StoreError(f"{self._path} is damaged: {error}; restore it or start anew") from error
+            raise StoreError(
+                f"{self._path} is damaged: {error}; restore it or start anew"
+            ) from error
 
 
 class VoteStore(_Database):
@@ -201,7 +208,7 @@ class LedgerStore(_Database):
         Raises:
             StoreError: The disk or the file is unusable.
         """
-        return cls(await _open(path, _LEDGER_SCHEMA), path)
+        return cls(await _open(path, LEDGER_SCHEMA), path)
 
     async def found(self, genesis: Genesis, state: Iterable[tuple[str, bytes]]) -> None:
         """Write genesis and the state that it gives into an empty ledger.

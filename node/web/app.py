@@ -89,7 +89,8 @@ class _Page:
 
     @asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        """Poll the ledgers while the application runs."""
+        """Poll the ledgers while the application runs, once before it answers."""
+        await self.feed.poll()
         async with asyncio.TaskGroup() as tasks:
             polling = tasks.create_task(self.feed.run(), name="street feed")
             yield

@@ -103,7 +103,7 @@ class StreetFeed:
         """Poll until cancelled; then close the files."""
         try:
             while True:
-                await self._poll()
+                await self.poll()
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             self._ledgers.close()
@@ -137,7 +137,8 @@ class StreetFeed:
             except TimeoutError:
                 yield None
 
-    async def _poll(self) -> None:
+    async def poll(self) -> None:
+        """Read what is new and tell the pages."""
         async with self._lock:
             if not await asyncio.to_thread(self._ledgers.refresh):
                 return

@@ -148,8 +148,9 @@ async def test_no_width_needs_sideways_scrolling(reader: Reader) -> None:
 
 
 async def test_text_stands_out_in_light_and_dark(reader: Reader) -> None:
-    await reader.ledger.run_day()
-    await expect(reader.page.locator("h1")).to_contain_text("The street saved")
+    await reader.ledger.run_until(2)
+    await expect(reader.page.locator("h1")).to_contain_text("The street has saved")
+    await expect(reader.page.locator(".stage-delivering")).to_be_visible()
 
     await reader.page.emulate_media(color_scheme="light")
     faint_in_light = await reader.page.evaluate(CONTRAST_SCRIPT)
@@ -161,6 +162,7 @@ async def test_text_stands_out_in_light_and_dark(reader: Reader) -> None:
 
 async def test_without_script_the_page_is_whole(reader: Reader, context: BrowserContext) -> None:
     await reader.ledger.run_day()
+    await expect(reader.page.locator("h1")).to_contain_text("The street saved")
 
     answer = await context.request.get(reader.url)
     html = await answer.text()

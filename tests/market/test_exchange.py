@@ -21,11 +21,13 @@ from market.payloads import (
     Source,
     WithdrawalPayload,
 )
-from market.rules import Quotas
+from market.rules import Quotas, TariffStep
 from market.slot import DeadlineKind
 from market.state import CALENDAR, read, usage_key
 from market.statements import ROUNDS_MAX, Statement
-from market.statements_paper import PaperStatement
+from market.statements_paper import ALPHA_MAX, ROUNDS_MAX_PAPER, SHARES_SUM, PaperStatement
+from market.tariffs import Fees, Tariff
+from market.units import PPM
 from tests.support.street import (
     FIRST,
     HOMES,
@@ -347,17 +349,35 @@ def bounded(low: int, high: int) -> st.SearchStrategy[int]:
     )
 
 
-@st.composite
-def some_payload(draw: st.DrawFn, digest: bytes) -> Any:
-    energy, price = bounded(0, 10**9), bounded(0, 10**12)
-    statements = st.builds(
-        Statement,
-        SLOTS,
-        st.sampled_from((digest, digest, bytes(32))),
-        bounded(1, ROUNDS_MAX),
-        st.one_of(price, st.sampled_from((190_000, 245_000))),
-        bounded(0, 10**12),
+def some_statement(digest: bytes, type_: type[Any]) -> st.SearchStrategy[Any]:
+    digests = st.sampled_from((digest, digest, bytes(32)))
+    price = st.one_of(bounded(0, 10**12), st.sampled_from((190_000, 245_000)))
+    energy = st.one_of(bounded(0, 10**12), st.sampled_from((500_000, 1_000_000)))
+    if type_ is Statement:
+        return st.builds(Statement, SLOTS, digests, bounded(1, ROUNDS_MAX), price, energy)
+    prices = st.one_of(st.tuples(price, price), st.lists(price, min_size=1).map(tuple))
+    energies = st.lists(energy, max_size=3).map(tuple)
+    shares = st.one_of(
+        st.integers(0, SHARES_SUM).map(lambda share: (share, SHARES_SUM - share)),
+        st.lists(bounded(0, SHARES_SUM), max_size=3).map(tuple),
     )
+    alpha = bounded(0, ALPHA_MAX)
+    return st.builds(
+        PaperStatement,
+        SLOTS,
+        digests,
+        bounded(1, ROUNDS_MAX_PAPER),
+        prices,
+        energies,
+        shares,
+        alpha,
+    )
+
+
+@st.composite
+def some_payload(draw: st.DrawFn, digest: bytes, type_: type[Any] = Statement) -> Any:
+    energy, price = bounded(0, 10**9), bounded(0, 10**12)
+    statements = some_statement(digest, type_)
     kind = draw(st.integers(0, 5))
     match kind:
         case 0:
@@ -389,17 +409,35 @@ def some_payload(draw: st.DrawFn, digest: bytes) -> Any:
             return ContradictionPayload(draw(st.binary(max_size=40)), draw(st.binary(max_size=9)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_no_payload_at_any_time_raises_or_breaks_the_books(data: st.DataObject) -> None:
-    street = example_street()
+def tariffs(retail: int, feed_in: int) -> tuple[TariffStep, ...]:
+    return (TariffStep(0, Tariff(retail, feed_in)),)
+
+
+STREETS: dict[str, dict[str, Any]] = {
+    "open band": {},
+    "no fees, equal prices": {"tariffs": tariffs(80_000, 80_000)},
+    "almost open": {"tariffs": tariffs(80_999, 80_000)},
+    "negative band": {"tariffs": tariffs(0, 300_000)},
+    "grid fees above retail": {"fees": Fees(PPM - 1, PPM - 1, 400_000, 400_000)},
+    "as in the paper": {"mechanism": "two-level-paper"},
+    "endless": {"calendar": make_calendar(count=0)},
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(STREETS)), st.data())
+def test_no_payload_at_any_time_raises_or_breaks_the_books(name: str, data: st.DataObject) -> None:
+    changes = STREETS[name]
+    street = example_street(make_rules(**changes))
     digest = street.close_gate().digest
+    street = example_street(make_rules(**changes))
     time_ms = OPENING_MS
-    street = example_street()
+    type_ = street.exchange.mechanism.statement_type
+    assert type_ is not None
     for _ in range(data.draw(st.integers(1, 25))):
         time_ms += data.draw(st.sampled_from((0, 1, 60_000, HOUR_MS // 2, HOUR_MS, 3 * HOUR_MS)))
         member = data.draw(st.sampled_from((*HOMES, "ghost")))
-        payload = data.draw(some_payload(digest))
+        payload = data.draw(some_payload(digest, type_))
         kind = data.draw(st.sampled_from((None, None, None, *PAYLOADS, "statement", "gift")))
         street.run_until(time_ms)
         submission = street.submission(member, payload)

@@ -1,0 +1,38 @@
+"""Certified blocks of a `Chain`: the endorsers' real signatures over what it executed."""
+
+from collections.abc import Sequence
+
+from consensus.block import Certificate, CertifiedBlock
+from consensus.domain import Tag
+from consensus.messages import vote_bytes
+from node.execution import ExecutedBlock
+from tests.support.street import Chain
+
+
+def certificate_of(
+    chain: Chain, executed: ExecutedBlock, members: Sequence[str] | None = None
+) -> Certificate:
+    """Sign CHECKPOINT for a block with a quorum, or with those that are named."""
+    epoch = chain.genesis.epoch
+    height, digest = executed.header.height, executed.digest
+    signatures = []
+    for member in members if members is not None else epoch.members[: epoch.quorum]:
+        message = vote_bytes(
+            Tag.CHECKPOINT,
+            chain.genesis.chain_id,
+            epoch=0,
+            view=0,
+            sequence=height,
+            digest=digest,
+            member=member,
+        )
+        signatures.append((member, chain.identities[member].sign(message)))
+    return Certificate(0, height, digest, tuple(signatures))
+
+
+def certified(
+    chain: Chain, executed: ExecutedBlock, members: Sequence[str] | None = None
+) -> CertifiedBlock:
+    """Return a block with its certificate, as peers send it."""
+    certificate = certificate_of(chain, executed, members)
+    return CertifiedBlock(executed.header, executed.content, certificate, executed.operations)
