@@ -23,4 +23,4 @@ if [ "${CI:-}" = true ]; then
   echo "in CI nothing may be skipped"
   exit 1
 fi
-echo "the tests that need them will be skipped"
+echo "the tests that need them say that they are skipped"

@@ -7,8 +7,8 @@ import msgspec
 from market.statements import EnergyMwh, Price
 
 ROUNDS_MAX_PAPER = 400
-"""Rounds of `two-level-paper`.  3 to 500 households need a median of at most 150 rounds to 1e-6
-and 393 at worst (`docs/mechanisms.md`); what is not found by then is left to the ladder."""
+"""Rounds of `two-level-paper`: what is not found by then is left to the ladder.  The streets of
+`tests/market/test_two_level_paper.py` stay below it."""
 
 SELLERS_MAX = 200
 """Sellers of one slot.  It keeps a statement below 6 KiB, so that two of them fit in evidence."""

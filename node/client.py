@@ -12,10 +12,9 @@ from consensus.codec import encode
 from consensus.domain import Signer
 from consensus.nonces import WINDOW_BITS
 from consensus.operation import Channel, Operation, OperationBody, sign_operation
+from market.payloads import channel_of
 
 RESERVED_AT_ONCE = WINDOW_BITS
-
-_CHANNELS = {"reading": Channel.ENERGY}
 
 
 class Client:
@@ -64,7 +63,7 @@ class Client:
         """Make an operation with the next nonce."""
         body = OperationBody(
             kind=kind,
-            channel=_CHANNELS.get(kind, Channel.TRADE),
+            channel=Channel(channel_of(kind)),
             signer=self._member,
             key_version=1,
             nonce=self._nonce,

@@ -70,6 +70,8 @@ def _log_from(level: int) -> None:
 def run_daemon(config: Config) -> int:
     """Run until SIGTERM, SIGINT or the end of a supervisor's pipe; return the exit code."""
     _log_from(logging.INFO)
+    # Ledgers hold everybody's readings: for this user's eyes only.
+    os.umask(0o077)
     with _locked(Path(config.node.data)):
         try:
             asyncio.run(_run(config))
@@ -189,7 +191,7 @@ def _transport(config: Config, genesis: Genesis, identity: Identity) -> MqttTran
             host=config.broker.host,
             port=config.broker.port,
             username=member,
-            password=Path(config.broker.password_file).read_text().strip(),
+            password=Path(config.broker.password_file).read_text().strip() or None,
         ),
         genesis.community,
         subscriptions(genesis.community, role, member),
@@ -301,9 +303,7 @@ async def _replica(
         verifier=verifier,
         timing=genesis.timing,
         executed=Executed(header.height, execution.digest, header.time_ms),
-        uncertified={
-            height: each.digest(genesis.chain_id) for height, each in uncertified.items()
-        },
+        uncertified={height: each.digest(genesis.chain_id) for height, each in uncertified.items()},
         votes=await votes.read(),
     )
 

@@ -26,10 +26,11 @@ from node.client import RESERVED_AT_ONCE, Client
 from node.execution import ExecutedBlock, Execution
 from node.follower import Follower
 from node.household import Actions, Convict, Household, Relay
+from node.mailroom import Mailroom
 from node.reception import NewOperation, NewStatement, NewVote, Received, Reception, Said
 from node.statements import SignedStatements
 from node.store import LedgerStore, VoteStore
-from node.topics import Topic, TopicClass
+from node.topics import TopicClass
 from node.transport import Frame, Transport
 from node.wire import (
     INLINE_BLOCK_BYTES_MAX,
@@ -43,11 +44,7 @@ from node.wire import (
     Postmark,
     StatementsWanted,
     Status,
-    split_block,
 )
-
-ANSWERED_OPERATIONS_BYTES_MAX = 48 * 1024
-NEVER_MS = 2**62
 
 LIFE_MS_MAX = EXPIRY_MS_MAX // 2
 """What lives longer is refused by everybody; half of it forgives clocks that differ."""
@@ -126,7 +123,6 @@ class Driver:
         self._replica = replica
         self._household = household
         self._client = client
-        self._postmark = postmark
         self._transport = transport
         self._ledger = ledger
         self._votes = votes
@@ -142,12 +138,18 @@ class Driver:
             doorman=doorman,
         )
         self.counters = self._reception.counters
+        self._mailroom = Mailroom(
+            member=member,
+            members=execution.genesis.keys,
+            transport=transport,
+            postmark=postmark,
+            counters=self.counters,
+        )
         self._wishes: list[tuple[str, BlockWanted]] = []
         self._connects = 0
         self._announced_height = -1
         self._head_at_ms = 0
         self._endorsers = execution.genesis.epoch.members
-        self._keys = execution.genesis.keys
         self._expect_next_deadline()
 
     @property
@@ -192,7 +194,7 @@ class Driver:
             self._act(self._household.tick(now_ms))
         for source, wish in self._follower.tick(now_ms):
             self.counters["blocks_pulled"] += 1
-            self._mail(source, "block-wanted", wish)
+            self._mailroom.mail(source, "block-wanted", wish)
         again, expired = self._client.due(now_ms)
         self._duties.operations += again
         self._duties.received += expired
@@ -201,7 +203,7 @@ class Driver:
 
     def _greet(self) -> None:
         """Say again what the broker may have lost with the connection."""
-        self._publish(TopicClass.STATUS, self._postmark.seal("status", Status("ready")), "status")
+        self._mailroom.tell(TopicClass.STATUS, "status", Status("ready"), "status")
         self._announced_height = -1
         self._client.hurry()
 
@@ -215,7 +217,7 @@ class Driver:
         self._announced_height = height
         self._head_at_ms = now_ms + self._execution.genesis.timing.resend_ms
         head = Head(height, self._execution.digest, self._replica.view)
-        self._publish(TopicClass.STATUS, self._postmark.seal("head", head), "head")
+        self._mailroom.tell(TopicClass.STATUS, "head", head, "head")
 
     # -- what frames bring -----------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class Driver:
         answer = self._follower.receive_part(sender, part, now_ms)
         self._take_certificates()
         if isinstance(answer, BlockWanted):
-            self._mail(sender, "block-wanted", answer)
+            self._mailroom.mail(sender, "block-wanted", answer)
             return None
         return answer
 
@@ -292,46 +294,11 @@ class Driver:
             case BlockWanted():
                 self._wishes.append((sender, wish))
             case OperationsWanted() if self._replica is not None:
-                self._answer_operations(sender, self._replica.operations(wish.ids))
+                self._mailroom.send_operations(sender, self._replica.operations(wish.ids))
             case StatementsWanted():
-                self._answer_statements(sender, wish)
+                self._mailroom.answer_statements(sender, wish, self._statements)
             case _:
                 pass
-
-    def _answer_operations(self, recipient: str, operations: Iterable[Operation]) -> None:
-        """Send bodies in as many frames as they need."""
-        batch: list[Operation] = []
-        size = 0
-        for operation in operations:
-            size += operation.size
-            if size > ANSWERED_OPERATIONS_BYTES_MAX:
-                self._mail(recipient, "operations", OperationsSent(tuple(batch)))
-                batch, size = [], operation.size
-            batch.append(operation)
-        if batch:
-            self._mail(recipient, "operations", OperationsSent(tuple(batch)))
-
-    def _answer_statements(self, recipient: str, wish: StatementsWanted) -> None:
-        """Send statements that a participant missed: one's own, and those of the next in line.
-
-        The author and two others answer a wish: a lost or withheld answer does no harm, and a
-        hundred are not sent.
-        """
-        ids = sorted(self._keys)
-        place = ids.index(self._member)
-        answerable = {self._member, ids[place - 1], ids[place - 2]}
-        asked = answerable & set(wish.members)
-        found = self._statements.answering(wish.slot, asked, wish.price)
-        if found:
-            self._answer_operations(recipient, found)
-
-    async def _answer_block(self, recipient: str, wish: BlockWanted) -> None:
-        block = await self._ledger.block(wish.height)
-        if block is None:
-            return
-        parts = split_block(block)
-        if wish.part < len(parts):
-            self._mail(recipient, "block-part", parts[wish.part])
 
     # -- duties ----------------------------------------------------------------------------------
 
@@ -352,7 +319,7 @@ class Driver:
 
     def _pull(self, pull: Pull) -> None:
         self.counters["operations_pulled"] += len(pull.operation_ids)
-        self._mail(pull.member, "operations-wanted", OperationsWanted(pull.operation_ids))
+        self._mailroom.mail(pull.member, "operations-wanted", OperationsWanted(pull.operation_ids))
 
     def _act(self, actions: Actions) -> None:
         """Collect what the household asks for."""
@@ -363,7 +330,7 @@ class Driver:
             self._publish_statement(statement)
         for slot, price, members in actions.want:
             wish = StatementsWanted(slot, price, members)
-            self._publish(TopicClass.PRICE, self._postmark.seal("statements-wanted", wish), "want")
+            self._mailroom.tell(TopicClass.PRICE, "statements-wanted", wish, "want")
         for relay in actions.relay:
             self._relay(relay)
         for convict in actions.convict:
@@ -428,11 +395,11 @@ class Driver:
             await self._reserve_nonces()
             # A statement needs no disk beyond its nonce, and its round waits for it.
             for statement in duties.statements:
-                self._publish(TopicClass.PRICE, encode(statement))
+                self._mailroom.publish(TopicClass.PRICE, encode(statement))
             await self._persist(duties)
             self._send(duties, now_ms)
             for wish in self._wishes:
-                await self._answer_block(*wish)
+                await self._mailroom.answer_block(*wish, self._ledger)
             self._wishes.clear()
             for certificate in duties.certificates:
                 await self._publish_block(certificate)
@@ -471,9 +438,11 @@ class Driver:
 
     def _send(self, duties: _Duties, now_ms: int) -> None:
         for message in duties.messages:
-            self._publish(TopicClass.CONSENSUS, encode(message), _PHASE_LEVELS[type(message)])
+            self._mailroom.publish(
+                TopicClass.CONSENSUS, encode(message), _PHASE_LEVELS[type(message)]
+            )
         for operation in duties.operations:
-            self._publish(TopicClass.OPERATION, encode(operation))
+            self._mailroom.publish(TopicClass.OPERATION, encode(operation))
             if self._replica is not None:
                 self._note(self._replica.admit(operation, now_ms))
 
@@ -485,12 +454,10 @@ class Driver:
         block = await self._ledger.block(certificate.height)
         assert block is not None
         if len(encode(block)) > INLINE_BLOCK_BYTES_MAX:
-            sealed = self._postmark.seal(
-                "block-announced", BlockAnnounced(block.header, block.certificate)
-            )
+            announced = BlockAnnounced(block.header, block.certificate)
+            self._mailroom.tell(TopicClass.BLOCK, "block-announced", announced)
         else:
-            sealed = self._postmark.seal("block", block)
-        self._publish(TopicClass.BLOCK, sealed)
+            self._mailroom.tell(TopicClass.BLOCK, "block", block)
 
     async def _execute(self, ordered: Ordered, now_ms: int) -> None:
         """Execute what consensus ordered, and vouch for the result once it is durable."""
@@ -527,7 +494,7 @@ class Driver:
         if self._household is None:
             return
         traded_wh: dict[int, int] = {}
-        cleared: list[int] = []
+        cleared: list[Cleared] = []
         for record in executed.events:
             match record.kind:
                 case "gate-closed":
@@ -536,30 +503,19 @@ class Driver:
                         self._household.gate_closed(slot, self._statements.heard(slot), now_ms)
                     )
                 case "cleared":
-                    cleared.append(msgspec.msgpack.decode(record.payload, type=Cleared).slot)
+                    cleared.append(msgspec.msgpack.decode(record.payload, type=Cleared))
                 case "trade" if record.subject == self._member:
                     trade = msgspec.msgpack.decode(record.payload, type=TradeExecuted)
                     traded_wh[trade.slot] = trade.energy_wh
                 case _:
                     pass
-        for slot in cleared:
-            self._statements.forget(slot)
-            self._act(self._household.cleared(slot, traded_wh.get(slot, 0), now_ms))
+        for each in cleared:
+            self._statements.forget(each.slot)
+            price = each.price if each.traded_wh else None
+            energy_wh = traded_wh.get(each.slot, 0)
+            self._act(self._household.cleared(each.slot, energy_wh, price, now_ms))
 
     def _expect_next_deadline(self) -> None:
         if self._replica is not None:
             deadline = self._execution.next_deadline()
             self._replica.expect(None if deadline is None else deadline.time_ms)
-
-    # -- the bus ---------------------------------------------------------------------------------
-
-    def _publish(self, topic_class: TopicClass, payload: bytes, *rest: str) -> None:
-        self.counters[f"sent_{topic_class}"] += 1
-        self.counters[f"sent_bytes_{topic_class}"] += len(payload)
-        self._transport.publish(Topic(topic_class, self._member, rest=rest), payload)
-
-    def _mail(self, recipient: str, kind: str, payload: msgspec.Struct) -> None:
-        sealed = self._postmark.seal(kind, payload, recipient)
-        self.counters["sent_in"] += 1
-        topic = Topic(TopicClass.INBOX, self._member, recipient, (kind,))
-        self._transport.publish(topic, sealed)

@@ -9,6 +9,7 @@ A home that was restarted stays out of negotiations whose gate closed before it 
 know what it had stated, and two different statements would convict it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ import msgspec
 
 from market.ceilings import Ramp
 from market.contracts.matching import BookRecord, Statements
-from market.contracts.offers import HOUR_MS, StandingOrder
+from market.contracts.offers import DAY_MS, StandingOrder
 from market.contracts.tariffs import band_in, tariff_of
 from market.negotiation.presets import Preset, flexible_curve, own_curve, standing_limit
 from market.negotiation.protocol import Negotiator, Turn
@@ -197,6 +198,8 @@ class Household:
         self._offers: dict[int, list[_Offer]] = {}
         self._actions: dict[int, Action] = {}
         self._talks: dict[int, _Talk] = {}
+        # The local prices of the last day's trades: the lowest is what `cheapest` waits for.
+        self._prices: deque[int] = deque(maxlen=DAY_MS // rules.calendar.length_ms)
         self._next_order = max(self._calendar.first, self._calendar.slot_at(joined_ms) + 1)
 
     # -- inputs ----------------------------------------------------------------------------------
@@ -251,9 +254,14 @@ class Household:
             turn = talk.negotiator.receive(member, statement, now_ms)
             self._take_turn(statement.slot, turn, now_ms, actions)
 
-    def cleared(self, slot: int, traded_wh: int, now_ms: int) -> Actions:
-        """Turn the traded energy into set-points, and reconsider the order of the next slot."""
+    def cleared(self, slot: int, traded_wh: int, price: int | None, now_ms: int) -> Actions:
+        """Turn the traded energy into set-points, and reconsider the order of the next slot.
+
+        `price` is the street's price of the slot [micro/kWh], None if nothing was traded.
+        """
         actions = Actions()
+        if price is not None:
+            self._prices.append(price)
         self._talks.pop(slot, None)
         offer = self._standing_offer(slot)
         if offer is None and traded_wh == 0 and slot in self._offers:
@@ -356,7 +364,7 @@ class Household:
         """Cut a plan to what the connection carries; the grid serves the rest at its tariff."""
         own = next(each for each in self._rules.households if each.member == self._member)
         power_w = own.export_w_max if planned.side is Side.SELL else own.import_w_max
-        most_wh = power_w * self._calendar.length_ms // HOUR_MS
+        most_wh = self._calendar.energy_wh(power_w)
         firm_wh = min(planned.firm_wh, most_wh)
         flexible_wh = min(planned.flexible_wh, most_wh - firm_wh)
         return _with_flexible(replace(planned, firm_wh=firm_wh), flexible_wh)
@@ -364,7 +372,13 @@ class Household:
     def _curve(self, band: Band, planned: Plan) -> tuple[Ramp | None, int]:
         if planned.flexible_wh == 0 or not band.is_open:
             return None, 0
-        curve = flexible_curve(self._preset, band, planned.side, planned.value_micro_per_kwh)
+        curve = flexible_curve(
+            self._preset,
+            band,
+            planned.side,
+            planned.value_micro_per_kwh,
+            min(self._prices, default=None),
+        )
         return (None, 0) if curve is None else (curve, standing_limit(band, planned.side, curve))
 
     def _next_revision(self, slot: int) -> int:

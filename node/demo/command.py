@@ -143,6 +143,11 @@ async def _broker(stack: AsyncExitStack, broker: str, plan: DemoPlan) -> dict[st
         address = BrokerAddress.from_url(broker)
     except BrokerAddressError as error:
         raise ConfigError(f"--broker takes embedded, mosquitto or a URL: {error}") from error
+    if address.username:
+        raise ConfigError(
+            f"--broker names the user {address.username!r}, but each home logs in with its own id; "
+            "write mqtt://:password@host:port, or leave the password out"
+        )
     return dict.fromkeys(plan.homes, address)
 
 

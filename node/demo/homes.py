@@ -19,7 +19,7 @@ def write_config(plan: DemoPlan, home: str, address: BrokerAddress) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     password = directory / "broker.password"
     password.touch(mode=0o600)
-    password.write_text(f"{address.password}\n")
+    password.write_text(f"{address.password or ''}\n")
     # A preset knows the length of its slots.
     slot_minutes = 0 if plan.street_argument in PRESETS else plan.street.slot_minutes
     path = directory / "wattstreet.toml"

@@ -166,6 +166,13 @@ def test_a_header_of_another_epoch_is_refused_though_its_own_votes_certify_it() 
         check(certificate_of(header), header)
 
 
+def test_a_header_that_names_other_endorsers_is_refused_though_votes_certify_it() -> None:
+    header = msgspec.structs.replace(HEADER, endorsers=epoch_of(8).digest(CHAIN_ID))
+
+    with pytest.raises(CertificateError, match="other endorsers"):
+        check(certificate_of(header), header)
+
+
 def test_another_epoch_s_members_cannot_certify() -> None:
     keys = tuple((member, key_of(f"new {member}")) for member in EPOCH.members)
 

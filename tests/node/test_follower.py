@@ -384,5 +384,5 @@ def test_quorum_for_another_header_than_the_executed_one_stops_the_node() -> Non
         mine.offer(BLOCKS[0], 0)
 
 
-def test_encoded_block_is_below_the_bound_for_transfers() -> None:
+def test_large_block_needs_more_than_one_part() -> None:
     assert len(encode(LARGE)) > PART_BYTES_MAX
