@@ -11,6 +11,10 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wattstreet needs Python 3.11 or newer; name one with PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# What an editable install would do, without a build backend to download.
+	@$(BIN)/python -c 'import site; open(site.getsitepackages()[0] + "/wattstreet.pth", "w").write("$(CURDIR)\n")'
+	@printf '#!/bin/sh\nexec "%s/python" -m node "$$@"\n' '$(CURDIR)/$(BIN)' > $(BIN)/wattstreet
+	@chmod +x $(BIN)/wattstreet
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock

@@ -113,7 +113,7 @@ def _print_json(value: object) -> None:
 def main() -> NoReturn:
     """Run the command line; the entry point of ``wattstreet`` and ``python -m node``."""
     try:
-        app()
+        app(prog_name="wattstreet")
     except (WattstreetError, BaseExceptionGroup) as error:
         sys.stderr.write(f"wattstreet: {_first_line(error)}\n")
         sys.exit(EXIT_FAILED)

@@ -117,7 +117,7 @@ class _Talk:
     convicted: set[str] = field(default_factory=set)
 
 
-class _Resumable(msgspec.Struct, frozen=True, array_like=True):
+class _Resumable(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What the home must know after a restart: the last delivered slot, and its device's content.
 
     `device_wh` is what a battery holds, or what a deferrable load still needs.

@@ -1,5 +1,6 @@
 """What the terminal shows of a demonstration: one line a slot, then the bills."""
 
+import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -90,7 +91,9 @@ class Terminal:
         )
         self.say(f"report: {report}")
         ledger = self._plan.home_directory(self._plan.homes[0]) / "ledger.db"
-        self.say(f"check a ledger yourself: wattstreet ledger verify {ledger}")
+        command = Path(sys.executable).with_name("wattstreet")
+        name = command if command.exists() else f"{sys.executable} -m node"
+        self.say(f"check a ledger yourself: {name} ledger verify {ledger}")
 
     def _slot_line(self, cleared: Cleared) -> str:
         label = self._plan.street.slot_label(cleared.slot - self._first_slot)

@@ -19,7 +19,7 @@ from node.errors import ConfigError
 from node.execution import Execution
 from node.identity import SodiumVerifier
 from node.store import LedgerStore
-from tests.support.certified import certificate_of
+from tests.support.certified import TimelyChain, certificate_of
 from tests.support.street import FIRST, HOUR_MS, Chain, order
 
 
@@ -39,7 +39,7 @@ async def written(path: Path, chain: Chain, *, empty_blocks: int = 0) -> Path:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> Path:
-    return await written(tmp_path / "ledger.db", Chain(), empty_blocks=3)
+    return await written(tmp_path / "ledger.db", TimelyChain(), empty_blocks=3)
 
 
 def change(path: Path, *statements: str, **values: object) -> None:
@@ -65,7 +65,7 @@ def test_honest_ledger_is_accepted(ledger: Path) -> None:
 
 
 async def test_ledger_without_a_block_is_accepted(tmp_path: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     store = await LedgerStore.open(tmp_path / "ledger.db")
     await store.found(chain.genesis, chain.execution.state.items())
     await store.close()
@@ -75,7 +75,7 @@ async def test_ledger_without_a_block_is_accepted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a?b#c%d e.db", "lédger.db", "-ledger.db"])
 async def test_any_file_name_will_do(name: str, tmp_path: Path) -> None:
-    assert verify_ledger(await written(tmp_path / name, Chain())).ok
+    assert verify_ledger(await written(tmp_path / name, TimelyChain())).ok
 
 
 def test_verification_writes_nothing(ledger: Path) -> None:
@@ -121,14 +121,14 @@ def test_blocks_cannot_begin_later(ledger: Path) -> None:
 
 
 async def test_chain_of_other_endorsers_is_refused(tmp_path: Path) -> None:
-    ledger = await written(tmp_path / "ledger.db", Chain())
-    other = Chain(phase_ms=7)
+    ledger = await written(tmp_path / "ledger.db", TimelyChain())
+    other = TimelyChain(phase_ms=7)
     change(ledger, "UPDATE chain SET value = :genesis", genesis=encode(other.genesis))
     assert_refused(ledger, "block 1")
 
 
 def test_minority_of_endorsers_certifies_nothing(ledger: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     block = chain.play_slot()[0]
     certificate = encode(certificate_of(chain, block, ("b1", "b2")))
     change(ledger, "UPDATE blocks SET certificate = :it WHERE height = 1", it=certificate)
@@ -136,7 +136,7 @@ def test_minority_of_endorsers_certifies_nothing(ledger: Path) -> None:
 
 
 def test_one_endorser_does_not_count_twice(ledger: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     block = chain.play_slot()[0]
     certificate = encode(certificate_of(chain, block, ("b1", "b2", "b2")))
     change(ledger, "UPDATE blocks SET certificate = :it WHERE height = 1", it=certificate)
@@ -144,12 +144,12 @@ def test_one_endorser_does_not_count_twice(ledger: Path) -> None:
 
 
 async def test_quorum_of_liars_cannot_make_a_header_that_does_not_follow(tmp_path: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     path = await written(tmp_path / "ledger.db", chain)
     with closing(sqlite3.connect(path)) as connection:
         ((data,),) = connection.execute("SELECT header FROM blocks WHERE height = 6")
     header = msgspec.structs.replace(decode(data, Header), trade_root=bytes(32))
-    replayed = Chain()
+    replayed = TimelyChain()
     last = replayed.play_slot()[-1]
     lie = type(last)(header, header.digest(chain.genesis.chain_id), last.content, (), (), {})
     change(
@@ -162,7 +162,7 @@ async def test_quorum_of_liars_cannot_make_a_header_that_does_not_follow(tmp_pat
 
 
 async def test_quorum_of_liars_cannot_order_what_nobody_signed(tmp_path: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     store = await LedgerStore.open(tmp_path / "ledger.db")
     await store.found(chain.genesis, chain.execution.state.items())
     genuine = chain.sign("s1", order(Side.SELL, 100), expires_ms=FIRST * HOUR_MS)
@@ -174,7 +174,7 @@ async def test_quorum_of_liars_cannot_order_what_nobody_signed(tmp_path: Path) -
 
 
 async def test_quorum_of_liars_cannot_order_what_has_expired(tmp_path: Path) -> None:
-    chain = Chain()
+    chain = TimelyChain()
     store = await LedgerStore.open(tmp_path / "ledger.db")
     await store.found(chain.genesis, chain.execution.state.items())
     late = chain.sign("s1", order(Side.SELL, 100), expires_ms=FIRST * HOUR_MS - 1)

@@ -1,12 +1,28 @@
-"""Certified blocks of a `Chain`: the endorsers' real signatures over what it executed."""
+"""Certified blocks of a `Chain`: the endorsers' real signatures over what it executed.
+
+A `TimelyChain` signs operations that expire within the day, so that its ledger passes the audit.
+"""
 
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from consensus.block import Certificate, CertifiedBlock
 from consensus.domain import Tag
 from consensus.messages import vote_bytes
+from consensus.operation import Operation
 from node.execution import ExecutedBlock
-from tests.support.street import Chain
+from tests.support.street import FIRST, HOUR_MS, Chain
+
+
+class TimelyChain(Chain):
+    """A chain whose operations expire two hours after the delivery of the first slot."""
+
+    def sign(self, member: str, payload: msgspec.Struct | bytes, **changes: Any) -> Operation:
+        """Sign an operation with the member's next nonce."""
+        fields = {"expires_ms": (FIRST + 3) * HOUR_MS} | changes
+        return super().sign(member, payload, **fields)
 
 
 def certificate_of(
