@@ -21,7 +21,7 @@ and must be 64-bit integers."""
 class Household(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A member that trades, and what its connection can carry [W]."""
 
-    member: Annotated[str, msgspec.Meta(pattern="^[a-z0-9]{1,16}$")]
+    member: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{1,16}\Z")]
     public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     import_w_max: Watts
     export_w_max: Watts
@@ -51,7 +51,7 @@ class Rules(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     `phase_ms` and `relay_step_ms` pace the negotiation, on the community's clock.
     """
 
-    currency: Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
     calendar: SlotCalendar
     tariffs: tuple[TariffStep, ...]
     fees: Fees

@@ -57,7 +57,9 @@ def demo(
     broker: Annotated[
         str, typer.Option(help="embedded, mosquitto, or mqtt://host:port.")
     ] = "embedded",
-    seed: Annotated[int, typer.Option(help="Fixes forecast errors, not the ledger.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Fixes forecast errors, not the ledger.")
+    ] = 1,
     headless: Annotated[bool, typer.Option("--headless", help="No page.")] = False,
     data: Annotated[Path, typer.Option(help="Where ledgers and report go.")] = Path(
         "wattstreet-demo"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from consensus.codec import decode
+from consensus.codec import decode, encode
 from consensus.errors import DivergedError
 from consensus.replica import Executed, Replica
 from market.contracts.matching import BookRecord
@@ -36,7 +36,7 @@ from node.household import Household
 from node.identity import Identity, SodiumVerifier
 from node.mqtt import BrokerAddress, MqttTransport
 from node.store import LedgerStore, VoteStore
-from node.street import PRESETS, load_street
+from node.street import PRESETS, StreetError, load_street
 from node.topics import Role, Topic, TopicClass, subscriptions
 from node.transport import Frame, Transport
 from node.wire import Doorman, Postmark, Status
@@ -177,6 +177,8 @@ def _identity(data: Path) -> Identity:
 
 async def _genesis(path: Path) -> Genesis:
     """Read genesis, waiting for the operator to write it."""
+    if not await asyncio.to_thread(path.exists):
+        _log.info("waiting for genesis", path=str(path))
     while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(GENESIS_POLL_SECONDS)
     return parse_genesis(await asyncio.to_thread(path.read_bytes))
@@ -191,7 +193,7 @@ def _transport(config: Config, genesis: Genesis, identity: Identity) -> MqttTran
             host=config.broker.host,
             port=config.broker.port,
             username=member,
-            password=Path(config.broker.password_file).read_text().strip() or None,
+            password=_password(Path(config.broker.password_file)),
         ),
         genesis.community,
         subscriptions(genesis.community, role, member),
@@ -200,6 +202,25 @@ def _transport(config: Config, genesis: Genesis, identity: Identity) -> MqttTran
             will.seal("status", Status("lost")),
         ),
     )
+
+
+def _password(path: Path) -> str | None:
+    """Read the broker's password; an empty file means that the broker asks for none."""
+    try:
+        return path.read_text().strip() or None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the broker's password in {path}: {error.strerror}; "
+            "write it there, mode 0600"
+        ) from error
+
+
+async def _session(ledger: LedgerStore) -> int:
+    """Begin a session above every earlier one, also when the clock was set back meanwhile."""
+    stored = await ledger.value("session")
+    session = max(wall_ms(), decode(stored, int) + 1 if stored else 0)
+    await ledger.note(received=(), values=[("session", encode(session))], traces=())
+    return session
 
 
 async def _build(
@@ -251,18 +272,11 @@ async def _build(
             patience_ms=2 * resend_ms,
         ),
         replica=await _replica(member, genesis, identity, verifier, execution, ledger, votes),
-        household=Household(
-            member=member,
-            rules=genesis.rules,
-            view=execution.state,
-            home=_simulated_home(config),
-            preset=config.preset,
-            make_negotiator=_negotiator_factory(genesis.rules.mechanism),
-            resumed=await ledger.value("household"),
-            joined_ms=now_ms(),
-        ),
+        household=await _household(config, genesis, execution, ledger, now_ms()),
         client=client,
-        postmark=Postmark(member=member, chain_id=chain_id, signer=identity, session=wall_ms() + 1),
+        postmark=Postmark(
+            member=member, chain_id=chain_id, signer=identity, session=await _session(ledger)
+        ),
         doorman=Doorman(member=member, chain_id=chain_id, keys=genesis.keys, verifier=verifier),
         transport=transport,
         ledger=ledger,
@@ -279,7 +293,13 @@ async def _execution(ledger: LedgerStore, genesis: Genesis, verifier: SodiumVeri
     head = await ledger.head()
     if head is None:
         return fresh
-    return Execution(genesis, verifier, state=await ledger.state(), header=head)
+    execution = Execution(genesis, verifier, state=await ledger.state(), header=head)
+    if execution.state.root != head.state_root:
+        raise StoreError(
+            "the state in ledger.db is not that of its last block; "
+            "move the file away, and this node takes the chain from its peers"
+        )
+    return execution
 
 
 async def _replica(
@@ -308,14 +328,42 @@ async def _replica(
     )
 
 
+async def _household(
+    config: Config, genesis: Genesis, execution: Execution, ledger: LedgerStore, joined_ms: int
+) -> Household | None:
+    """Return this home's decisions, None for an endorser that does not trade."""
+    member, rules = config.node.member, genesis.rules
+    if all(household.member != member for household in rules.households):
+        return None
+    home = _simulated_home(config)
+    if not 0 < rules.calendar.count <= len(home.profile.load_wh):
+        raise ConfigError(
+            f"the street's record has {len(home.profile.load_wh)} slots, genesis trades "
+            f"{rules.calendar.count or 'without end'}; a simulated home needs a slot for each"
+        )
+    return Household(
+        member=member,
+        rules=rules,
+        view=execution.state,
+        home=home,
+        preset=config.preset,
+        make_negotiator=_negotiator_factory(rules.mechanism),
+        resumed=await ledger.value("household"),
+        joined_ms=joined_ms,
+    )
+
+
 def _simulated_home(config: Config) -> SimulatedHome:
     simulated = config.simulated
     preset = PRESETS.get(simulated.street)
-    street = load_street(
-        simulated.street,
-        homes=len(preset.order) if preset else None,
-        slot_minutes=simulated.slot_minutes or None,
-    )
+    try:
+        street = load_street(
+            simulated.street,
+            homes=len(preset.order) if preset else None,
+            slot_minutes=simulated.slot_minutes or None,
+        )
+    except StreetError as error:
+        raise ConfigError(f"[simulated] street: {error}") from error
     profile = next((each for each in street.homes if each.id == simulated.home), None)
     if profile is None:
         raise ConfigError(f"street {simulated.street} has no home {simulated.home}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import secrets
 import signal
 import sys
@@ -86,8 +87,10 @@ def make_plan(request: DemoRequest) -> DemoPlan:
     except StreetError as error:
         raise ConfigError(str(error)) from error
     check_endorsers(request.endorsers, len(street.homes))
-    day_seconds = request.day_seconds or default_day_seconds(street)
-    if day_seconds <= 0:
+    day_seconds = request.day_seconds
+    if day_seconds is None:
+        day_seconds = default_day_seconds(street)
+    if not 0 < day_seconds < math.inf:
         raise ConfigError(f"a day of {day_seconds} s; --day-seconds takes a positive number")
     path = Path(request.street)
     return DemoPlan(

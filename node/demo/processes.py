@@ -18,7 +18,7 @@ LOG_TAIL_BYTES = 2000
 
 
 class DaemonError(WattstreetError):
-    """A daemon ended that should run; the message holds the end of its log."""
+    """A daemon ended that should run; the message holds the last line of its log."""
 
 
 class Daemons:

@@ -50,16 +50,21 @@ def prepare_data(data: Path) -> None:
     """Make an empty data directory, replacing only what an earlier demonstration left.
 
     Raises:
-        ConfigError: The directory holds something else.
+        ConfigError: The directory holds something else, or cannot be written.
     """
-    if data.exists():
-        if not (data / MARKER).exists() and any(data.iterdir()):
-            raise ConfigError(
-                f"{data} is not empty and not of a demonstration; name an empty one with --data"
-            )
-        shutil.rmtree(data)
-    data.mkdir(parents=True)
-    (data / MARKER).touch()
+    try:
+        if data.exists():
+            if not (data / MARKER).exists() and any(data.iterdir()):
+                raise ConfigError(
+                    f"{data} is not empty and not of a demonstration; name an empty one with --data"
+                )
+            shutil.rmtree(data)
+        data.mkdir(parents=True)
+        (data / MARKER).touch()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {data}: {error.strerror}; name another directory with --data"
+        ) from error
 
 
 async def run_day(

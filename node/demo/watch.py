@@ -49,7 +49,7 @@ class Watch:
         """Read every ledger."""
         for home, path in self._ledgers.items():
             try:
-                with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
                     self._read(home, connection)
             except sqlite3.Error:
                 # Not created yet, or its daemon is just being started again.
