@@ -36,7 +36,7 @@ from node.household import Household
 from node.identity import Identity, SodiumVerifier
 from node.mqtt import BrokerAddress, MqttTransport
 from node.store import LedgerStore, VoteStore
-from node.street import PRESETS, StreetError, load_street
+from node.streets.street import PRESETS, StreetError, load_street
 from node.topics import Role, Topic, TopicClass, subscriptions
 from node.transport import Frame, Transport
 from node.wire import Doorman, Postmark, Status

@@ -116,7 +116,7 @@ def structs() -> list[type[msgspec.Struct]]:
     )
 
 
-NOT_ON_THE_WIRE = ("node.config", "node.street_snapshot", "node.web")
+NOT_ON_THE_WIRE = ("node.config", "node.view.snapshot", "node.web")
 """Configuration and the page's JSON are objects with names, not arrays."""
 
 

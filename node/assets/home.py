@@ -13,7 +13,7 @@ from market.units import PPM
 from node.assets.device import Device
 from node.assets.forecast import Forecast
 from node.assets.plan import net_meter
-from node.street import HomeProfile
+from node.streets.street import HomeProfile
 
 LOAD_NOISE_PPM = 120_000
 """Half-width of each of two uniform errors that add up: 8 % off on average, 24 % at most."""

@@ -24,11 +24,11 @@ from node.demo.terminal import Terminal
 from node.errors import ConfigError
 from node.genesis import Genesis
 from node.mqtt import BrokerAddress, BrokerAddressError
-from node.report import write_report
-from node.street import StreetError, load_street
-from node.street_labels import StreetLabels
-from node.street_snapshot import StreetSummary
-from node.street_view import StreetView
+from node.streets.street import StreetError, load_street
+from node.view.labels import StreetLabels
+from node.view.report import write_report
+from node.view.snapshot import StreetSummary
+from node.view.street import StreetView
 from node.web.app import create_app
 from node.web.server import serve
 

@@ -21,7 +21,7 @@ from node.demo.runner import prepare_data, until_settled, verify_all, watch_of
 from node.demo.terminal import Terminal
 from node.errors import WattstreetError
 from node.mqtt import BrokerAddress
-from node.street import load_street
+from node.streets.street import load_street
 
 BROKER_HOST = "broker"
 BROKER_PORT = 1883

@@ -5,7 +5,7 @@ from pathlib import Path
 from node.demo.plan import DemoPlan
 from node.identity import KEY_BYTES
 from node.mqtt import BrokerAddress
-from node.street import PRESETS
+from node.streets.street import PRESETS
 
 
 def genesis_path(plan: DemoPlan) -> Path:

@@ -9,7 +9,7 @@ from market.tariffs import Fees
 from node.clock import ClockRules
 from node.errors import ConfigError
 from node.genesis import PROTOCOL_VERSION, ConsensusRules, Genesis
-from node.street import Street
+from node.streets.street import Street
 
 SECONDS_PER_SLOT = 2.0
 HOMES_AT_FULL_SPEED = 12

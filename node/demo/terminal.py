@@ -10,7 +10,7 @@ from node.demo.plan import DemoPlan
 from node.demo.runner import DemoResult
 from node.demo.watch import Watch
 from node.genesis import Genesis
-from node.street_snapshot import StreetSummary
+from node.view.snapshot import StreetSummary
 
 NANO = 10**9
 MICRO = 10**6
@@ -48,7 +48,7 @@ class Terminal:
         self.say(
             f"a day of {plan.street.slots} slots takes {plan.day_seconds:.0f} s "
             f"(the clock runs at {genesis.clock.speed}x); load and PV: {plan.street.source}; "
-            "meters and batteries are simulated"
+            "meters and devices are simulated"
         )
 
     def page_is_up(self, url: str) -> None:

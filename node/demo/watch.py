@@ -35,6 +35,12 @@ class Watch:
         self._slots = genesis.rules.calendar.count
         self.progress: dict[str, Progress] = dict.fromkeys(ledgers, _NOTHING)
         self.cleared: list[Cleared] = []
+        self.gates_closed = 0
+
+    @property
+    def is_negotiating(self) -> bool:
+        """Whether a gate has closed whose slot is not cleared yet."""
+        return self.gates_closed > len(self.cleared)
 
     @property
     def is_finished(self) -> bool:
@@ -79,6 +85,10 @@ class Watch:
         self.progress[home] = Progress(
             row[0], digest.hex(), is_certified=uncertified == 0, settled=settled
         )
+        (gates_closed,) = connection.execute(
+            "SELECT count(*) FROM events WHERE kind = 'gate-closed'"
+        ).fetchone()
+        self.gates_closed = max(self.gates_closed, gates_closed)
         rows = connection.execute(
             "SELECT payload FROM events WHERE kind = 'cleared' ORDER BY height, position"
         ).fetchall()

@@ -24,9 +24,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.street_labels import StreetLabels
-from node.street_snapshot import SlotDetail, StreetSnapshot
-from node.street_view import StreetView
+from node.view.labels import StreetLabels
+from node.view.snapshot import SlotDetail, StreetSnapshot
+from node.view.street import StreetView
 from node.web.feed import StreetFeed
 from node.web.markup import Markup, element
 from node.web.sections import PageModel, sections

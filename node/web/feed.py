@@ -9,8 +9,8 @@ from typing import TypeVar
 import structlog
 
 from node.errors import ConfigError
-from node.street_snapshot import StreetSnapshot
-from node.street_view import StreetView
+from node.view.snapshot import StreetSnapshot
+from node.view.street import StreetView
 
 POLL_SECONDS = 0.25
 HEARTBEAT_SECONDS = 15.0

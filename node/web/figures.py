@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from market.clearing import Rung
-from node.street_snapshot import BlockFacts, ChainFacts, SlotFacts, TraceRound
+from node.view.snapshot import BlockFacts, ChainFacts, SlotFacts, TraceRound
 from node.web.markup import Markup, element, join
 from node.web.plot import Columns, Scale, axis, chart, gridlines, line, nice_step, picture, px, text
 from node.web.wording import MICRO, decimal, outcome, price, span

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from node.street_snapshot import SlotDetail
+from node.view.snapshot import SlotDetail
 from node.web.markup import Markup, element
 from node.web.plot import picture, px, text
 from node.web.wording import energy, span

@@ -9,8 +9,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from market.clearing import Rung
-from node.street_labels import StreetLabels
-from node.street_snapshot import (
+from node.view.labels import StreetLabels
+from node.view.snapshot import (
     HomeTotals,
     Reason,
     SlotDetail,

@@ -2,7 +2,7 @@
 
 from market.clearing import Rung
 from market.units import PPM
-from node.street_snapshot import Reason, SlotFacts, Stage
+from node.view.snapshot import Reason, SlotFacts, Stage
 
 NANO = 10**9
 MICRO = 10**6

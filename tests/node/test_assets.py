@@ -11,7 +11,7 @@ from node.assets.equipment import equipment_of
 from node.assets.forecast import Forecast
 from node.assets.home import SimulatedHome
 from node.assets.plan import Action, Delivery, Plan, deliver, dispatch, plan
-from node.street import HomeProfile, load_street
+from node.streets.street import HomeProfile, load_street
 
 BATTERY = Battery(
     label="simulated battery",

@@ -24,7 +24,7 @@ from market.tariffs import Tariff
 from node.assets.device import Battery, Device
 from node.assets.home import SimulatedHome
 from node.household import NEVER_MS, ORDERING_PARTS, Actions, Convict, Household, Relay, Submit
-from node.street import HomeProfile
+from node.streets.street import HomeProfile
 from tests.support.street import FIRST, HOUR_MS, TradingStreet, make_calendar, make_rules
 
 HOMES = ("b1", "b2", "s1", "s2")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from node.audit import Verification, verify_ledger
-from node.report import write_report
-from node.street_labels import StreetLabels
-from node.street_view import StreetView
+from node.view.labels import StreetLabels
+from node.view.report import write_report
+from node.view.street import StreetView
 from tests.support.street_ledger import StreetLedger, small_street
 
 LABELS = StreetLabels(

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from node.street import PRESETS, Street, StreetError, load_street
+from node.streets.street import PRESETS, Street, StreetError, load_street
 
 HEADER = "slot,a_load_wh,a_pv_wh,b_load_wh,b_pv_wh"
 TWO_ROWS = f"{HEADER}\n0,100,0,200,50\n1,110,300,210,60\n"

@@ -8,8 +8,8 @@ from market.clearing import Rung
 from node.audit import verify_ledger
 from node.errors import ConfigError
 from node.store import LedgerStore
-from node.street_snapshot import Reason, Stage
-from node.street_view import StreetView
+from node.view.snapshot import Reason, Stage
+from node.view.street import StreetView
 from tests.support.street_ledger import StreetLedger, small_street
 
 # Net of load and roof: nobody sells in slot 0, both sides in 1 and 2, nobody buys in 3.

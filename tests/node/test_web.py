@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.street_view import StreetView
+from node.view.street import StreetView
 from node.web.feed import BEHIND_POLLS_MAX, Ledgers
 from node.web.markup import Markup, element, join
 from node.web.sections import PageModel, sections

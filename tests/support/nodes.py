@@ -18,7 +18,7 @@ from node.assets.device import Device
 from node.assets.home import SimulatedHome
 from node.config import BrokerConfig, Config, NodeConfig, SimulatedConfig
 from node.driver import Driver
-from node.street import HomeProfile
+from node.streets.street import HomeProfile
 from node.topics import Topic, TopicClass
 from node.transport import Frame
 from tests.support.street import Chain, make_calendar

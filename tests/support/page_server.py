@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from node.street_labels import StreetLabels
+from node.view.labels import StreetLabels
 from node.web.app import create_app
 from node.web.server import serve
 

@@ -33,7 +33,7 @@ from node.execution import Execution
 from node.genesis import PROTOCOL_VERSION, ConsensusRules, Genesis
 from node.identity import Identity, SodiumVerifier
 from node.store import LedgerStore
-from node.street import HomeProfile, Street
+from node.streets.street import HomeProfile, Street
 
 EPOCH_DAY = 20_625
 MINUTE_MS = 60_000

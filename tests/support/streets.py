@@ -6,7 +6,7 @@ from node.brokers.embedded import EmbeddedBroker
 from node.brokers.mosquitto import MosquittoBroker
 from node.brokers.private import PrivateBroker
 from node.demo.plan import DemoPlan, default_day_seconds
-from node.street import Street, load_street
+from node.streets.street import Street, load_street
 
 BROKERS = {"embedded": EmbeddedBroker, "mosquitto": MosquittoBroker}
 

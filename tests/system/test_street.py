@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -19,8 +21,11 @@ from node.demo.plan import DemoPlan
 from node.demo.processes import Daemons
 from node.demo.runner import DemoResult, prepare_data, run_day
 from node.demo.watch import Watch
-from node.street_view import StreetView
+from node.mqtt import MqttTransport
+from node.topics import Topic, TopicClass
+from node.view.street import StreetView
 from tests.support.streets import broker_for, short_plan
+from tests.support.waiting import until as wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -78,7 +83,8 @@ async def test_street_settles_although_endorser_and_seller_are_killed_and_broker
             await daemons.kill("h02")  # endorses, sells, has the certificate duty every 4th block
             await until(watch, cleared_slots(2))
             await daemons.start("h02")
-            await daemons.kill("h03")  # sells; killed while the next slot is negotiated
+            await until(watch, lambda look: look.is_negotiating)
+            await daemons.kill("h03")  # sells, and is in the middle of a negotiation
             await until(watch, cleared_slots(3))
             await daemons.start("h03")
             await broker.stop()
@@ -129,6 +135,47 @@ async def test_all_daemons_killed_at_once_continue_from_their_disks(tmp_path: Pa
     result, _ = await run_street("embedded", plan, trouble)
 
     assert_street_is_sound(result)
+
+
+async def publish_junk(broker: PrivateBroker, community: str, member: str) -> int:
+    """Publish junk in a member's name on every class of topic; return how many frames."""
+    choice = random.Random(7)  # noqa: S311 - reproducible junk
+    junk = MqttTransport(broker.address(member), community, [])
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(junk.run())
+        await wait_until(lambda: junk.is_connected)
+        count = 0
+        for topic_class in TopicClass:
+            for _ in range(200):
+                rest = ("h01", ("block-part",)) if topic_class is TopicClass.INBOX else (None, ())
+                junk.publish(
+                    Topic(topic_class, member, *rest), choice.randbytes(choice.randrange(2000))
+                )
+                count += 1
+            await asyncio.sleep(0.05)
+        running.cancel()
+    return count
+
+
+async def test_junk_in_a_members_name_is_refused_counted_and_harms_nobody(tmp_path: Path) -> None:
+    plan = short_plan(tmp_path, last=11)
+
+    def trouble(broker: PrivateBroker) -> Trouble:
+        async def act(_: Daemons, watch: Watch) -> None:
+            await until(watch, cleared_slots(1))
+            assert await publish_junk(broker, plan.community, "h11") > 1000
+
+        return act
+
+    result, watch = await run_street("mosquitto", plan, trouble)
+
+    assert_street_is_sound(result)
+    assert any(each.rung is Rung.NEGOTIATED for each in watch.cleared[2:])
+    for home in ("h01", "h03"):
+        log = (plan.home_directory(home) / "daemon.log").read_text()
+        refused = re.search(r"'refused malformed': (\d+)", log)
+        assert refused is not None
+        assert int(refused[1]) >= 500
 
 
 async def test_calm_street_negotiates_every_slot_that_has_both_sides(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Streets: what every home uses and produces, slot by slot, and what the grid charges.
 
 A street is a preset of this package (`node/streets/`; its README has the sources) or a CSV file of
-the user's own, whose format is at the head of `node/street_table.py`.
+the user's own, whose format is at the head of `node/streets/table.py`.
 """
 
 import csv
@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from market.tariffs import Tariff
-from node.street_table import (
+from node.streets.table import (
     DEFAULT_SLOT_MINUTES,
     HOMES_MIN,
     MINUTES_PER_DAY,

@@ -12,9 +12,9 @@ from market.events import SettlementLine
 from market.orders import Side
 from market.payloads import Quality
 from node.audit import Verification
-from node.street_labels import StreetLabels
-from node.street_snapshot import HomeLines, StreetSnapshot
-from node.street_view import StreetView
+from node.view.labels import StreetLabels
+from node.view.snapshot import HomeLines, StreetSnapshot
+from node.view.street import StreetView
 from node.web.figures import energy_chart, price_chart
 from node.web.markup import Markup, element, join
 from node.web.sections import (

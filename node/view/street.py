@@ -28,7 +28,7 @@ from market.state import book_key
 from node.errors import ConfigError
 from node.execution import Receipt
 from node.genesis import Genesis, parse_genesis
-from node.street_snapshot import (
+from node.view.snapshot import (
     BlockFacts,
     ChainFacts,
     GenesisFacts,
@@ -44,7 +44,7 @@ from node.street_snapshot import (
     StreetTotals,
     TraceRound,
 )
-from node.street_tally import (
+from node.view.tally import (
     HomeTally,
     SlotRecord,
     StreetTally,

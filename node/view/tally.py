@@ -7,7 +7,7 @@ from market.clearing import Rung
 from market.events import Cleared, GateClosed, SettlementLine, SlotSettled, TradeExecuted
 from market.orders import Book, Order, Side
 from market.payloads import Quality
-from node.street_snapshot import FlowFacts, HomePart, Reason, TraceRound
+from node.view.snapshot import FlowFacts, HomePart, Reason, TraceRound
 
 
 @dataclass(slots=True)
