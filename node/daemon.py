@@ -10,8 +10,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,8 +19,6 @@ import structlog
 from consensus.codec import decode, encode
 from consensus.errors import DivergedError
 from consensus.replica import Executed, Replica
-from market.contracts.matching import BookRecord
-from market.negotiation.protocol import Negotiator
 from market.negotiation.registry import negotiator_of
 from node.assets.equipment import equipment_of
 from node.assets.home import SimulatedHome
@@ -347,7 +345,7 @@ async def _household(
         view=execution.state,
         home=home,
         preset=config.preset,
-        make_negotiator=_negotiator_factory(rules.mechanism),
+        make_negotiator=partial(negotiator_of, rules.mechanism),
         resumed=await ledger.value("household"),
         joined_ms=joined_ms,
     )
@@ -369,29 +367,6 @@ def _simulated_home(config: Config) -> SimulatedHome:
         raise ConfigError(f"street {simulated.street} has no home {simulated.home}")
     device = equipment_of(street.name).get(profile.id)
     return SimulatedHome(profile=profile, seed=simulated.seed, device=device)
-
-
-def _negotiator_factory(
-    mechanism: str,
-) -> Callable[[BookRecord, str, Callable[[int], int], int, int], Negotiator]:
-    def make(
-        record: BookRecord,
-        member: str,
-        curve: Callable[[int], int],
-        phase_ms: int,
-        deadline_ms: int,
-    ) -> Negotiator:
-        return negotiator_of(
-            mechanism,
-            book=record.book,
-            book_digest=record.digest,
-            member=member,
-            curve=curve,
-            phase_ms=phase_ms,
-            deadline_ms=deadline_ms,
-        )
-
-    return make
 
 
 async def _drive(driver: Driver, transport: Transport, genesis: Genesis) -> None:

@@ -12,7 +12,7 @@ know what it had stated, and two different statements would convict it.
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,7 +23,7 @@ from market.contracts.tariffs import band_in, tariff_of
 from market.negotiation.presets import Preset, flexible_curve, own_curve, standing_limit
 from market.negotiation.protocol import Negotiator, Turn
 from market.negotiation.two_level import relay_rank
-from market.orders import Side
+from market.orders import Book, Side
 from market.payloads import OrderPayload, Quality, ReadingPayload, Source, WithdrawalPayload
 from market.rules import Rules
 from market.slot import DeadlineKind
@@ -37,8 +37,22 @@ NEVER_MS = 2**62
 ORDERING_PARTS = 5
 """A fifth of the time between gate and clearing is kept for getting statements ordered."""
 
-NegotiatorFactory = Callable[[BookRecord, str, Callable[[int], int], int, int], Negotiator]
-"""(book, member, own curve, phase_ms, deadline_ms) -> this member's side of the negotiation."""
+
+class NegotiatorFactory(Protocol):
+    """Makes this member's side of one slot's negotiation, see `negotiator_of`."""
+
+    def __call__(
+        self,
+        *,
+        book: Book,
+        book_digest: bytes,
+        member: str,
+        curve: Callable[[int], int],
+        phase_ms: int,
+        deadline_ms: int,
+    ) -> Negotiator:
+        """Return a participant that has not started yet."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +248,12 @@ class Household:
         curve = own_curve(record.book.band, order, offer.curve)
         deadline_ms = clearing_ms - (clearing_ms - gate.time_ms) // ORDERING_PARTS
         negotiator = self._make_negotiator(
-            record, self._member, curve, self._rules.phase_ms, deadline_ms
+            book=record.book,
+            book_digest=record.digest,
+            member=self._member,
+            curve=curve,
+            phase_ms=self._rules.phase_ms,
+            deadline_ms=deadline_ms,
         )
         self._talks[slot] = _Talk(negotiator, tuple(record.book.by_member))
         self._take_turn(slot, negotiator.start(now_ms), now_ms, actions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from market.negotiation.presets import Preset
 from market.negotiation.protocol import Turn
 from market.negotiation.registry import negotiator_of
 from market.negotiation.two_level import relay_rank
-from market.orders import Side
+from market.orders import Book, Side
 from market.payloads import OrderPayload, ReadingPayload, WithdrawalPayload
 from market.rules import Rules, TariffStep
 from market.slot import DeadlineKind
@@ -147,12 +148,15 @@ class House:
 
     def _scripted(
         self,
-        record: BookRecord,
+        *,
+        book: Book,
+        book_digest: bytes,
         member: str,
         curve: Callable[[int], int],
         phase_ms: int,  # noqa: ARG002 - a factory's signature
         deadline_ms: int,
     ) -> ScriptedNegotiator:
+        record = BookRecord(book, book_digest)
         talk = ScriptedNegotiator(record, member, curve, deadline_ms, turns=self.turns)
         self.talks.append(talk)
         return talk
@@ -637,29 +641,6 @@ def test_after_the_last_slot_there_is_nothing_to_do() -> None:
 # -- no busy loop ----------------------------------------------------------------------------------
 
 
-def real_negotiator(
-    mechanism: str,
-) -> Callable[[BookRecord, str, Callable[[int], int], int, int], Any]:
-    def make(
-        record: BookRecord,
-        member: str,
-        curve: Callable[[int], int],
-        phase_ms: int,
-        deadline_ms: int,
-    ) -> Any:
-        return negotiator_of(
-            mechanism,
-            book=record.book,
-            book_digest=record.digest,
-            member=member,
-            curve=curve,
-            phase_ms=phase_ms,
-            deadline_ms=deadline_ms,
-        )
-
-    return make
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     mechanism=st.sampled_from(["two-level", "two-level-paper"]),
@@ -674,7 +655,7 @@ def test_home_never_wants_to_be_woken_in_the_past(
         device=BATTERY,
         rules=rules_of(mechanism=mechanism),
         joined_ms=joined_ms,
-        negotiator=real_negotiator(mechanism),
+        negotiator=partial(negotiator_of, mechanism),
     )
     with_neighbours(house)
     now_ms, closed, cleared, turns = joined_ms, set[int](), set[int](), 0
