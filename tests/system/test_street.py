@@ -179,7 +179,7 @@ async def test_junk_in_a_members_name_is_refused_counted_and_harms_nobody(tmp_pa
 
 
 async def test_calm_street_negotiates_every_slot_that_has_both_sides(tmp_path: Path) -> None:
-    result, watch = await run_street("mosquitto", short_plan(tmp_path))
+    result, watch = await run_street("mosquitto", short_plan(tmp_path, pace=2.0))
 
     assert_street_is_sound(result)
     two_sided = [each for each in watch.cleared if each.supply_wh and each.demand_wh]
