@@ -18,6 +18,7 @@ import msgspec
 
 from market.ceilings import Ramp
 from market.contracts.matching import BookRecord, Statements
+from market.contracts.membership import household
 from market.contracts.offers import DAY_MS, StandingOrder
 from market.contracts.tariffs import band_in, tariff_of
 from market.negotiation.presets import Preset, flexible_curve, own_curve, standing_limit
@@ -381,7 +382,7 @@ class Household:
 
     def _within_connection(self, planned: Plan) -> Plan:
         """Cut a plan to what the connection carries; the grid serves the rest at its tariff."""
-        own = next(each for each in self._rules.households if each.member == self._member)
+        own = household(self._view, self._member)
         power_w = own.export_w_max if planned.side is Side.SELL else own.import_w_max
         most_wh = self._calendar.energy_wh(power_w)
         firm_wh = min(planned.firm_wh, most_wh)

@@ -70,27 +70,26 @@ class Watch:
 
     def _read(self, home: str, connection: sqlite3.Connection) -> None:
         row = connection.execute(
-            "SELECT height, header, certificate IS NOT NULL FROM blocks "
-            "ORDER BY height DESC LIMIT 1"
+            "SELECT height, header FROM blocks ORDER BY height DESC LIMIT 1"
         ).fetchone()
         if row is None:
             return
-        (settled,) = connection.execute(
-            "SELECT count(*) FROM events WHERE kind = 'settled'"
-        ).fetchone()
+        height, header = row
         (uncertified,) = connection.execute(
             "SELECT count(*) FROM blocks WHERE certificate IS NULL"
         ).fetchone()
-        digest = decode(row[1], Header).digest(self._chain_id)
-        self.progress[home] = Progress(
-            row[0], digest.hex(), is_certified=uncertified == 0, settled=settled
+        counts: dict[str, int] = dict(
+            connection.execute("SELECT kind, count(*) FROM events GROUP BY kind").fetchall()
         )
-        (gates_closed,) = connection.execute(
-            "SELECT count(*) FROM events WHERE kind = 'gate-closed'"
-        ).fetchone()
-        self.gates_closed = max(self.gates_closed, gates_closed)
-        rows = connection.execute(
-            "SELECT payload FROM events WHERE kind = 'cleared' ORDER BY height, position"
-        ).fetchall()
-        if len(rows) > len(self.cleared):
+        self.progress[home] = Progress(
+            height,
+            decode(header, Header).digest(self._chain_id).hex(),
+            is_certified=uncertified == 0,
+            settled=counts.get("settled", 0),
+        )
+        self.gates_closed = max(self.gates_closed, counts.get("gate-closed", 0))
+        if counts.get("cleared", 0) > len(self.cleared):
+            rows = connection.execute(
+                "SELECT payload FROM events WHERE kind = 'cleared' ORDER BY height, position"
+            )
             self.cleared = [msgspec.msgpack.decode(each, type=Cleared) for (each,) in rows]

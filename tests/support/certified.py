@@ -3,7 +3,7 @@
 A `TimelyChain` signs operations that expire within the day, so that its ledger passes the audit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from consensus.domain import Tag
 from consensus.messages import vote_bytes
 from consensus.operation import Operation
 from node.execution import ExecutedBlock
+from node.genesis import Genesis
+from node.identity import Identity
 from tests.support.street import FIRST, HOUR_MS, Chain
 
 
@@ -25,25 +27,36 @@ class TimelyChain(Chain):
         return super().sign(member, payload, **fields)
 
 
-def certificate_of(
-    chain: Chain, executed: ExecutedBlock, members: Sequence[str] | None = None
+def sign_certificate(
+    genesis: Genesis,
+    identities: Mapping[str, Identity],
+    executed: ExecutedBlock,
+    members: Sequence[str],
 ) -> Certificate:
-    """Sign CHECKPOINT for a block with a quorum, or with those that are named."""
-    epoch = chain.genesis.epoch
+    """Sign CHECKPOINT for a block in the names of `members`."""
     height, digest = executed.header.height, executed.digest
     signatures = []
-    for member in members if members is not None else epoch.members[: epoch.quorum]:
+    for member in members:
         message = vote_bytes(
             Tag.CHECKPOINT,
-            chain.genesis.chain_id,
+            genesis.chain_id,
             epoch=0,
             view=0,
             sequence=height,
             digest=digest,
             member=member,
         )
-        signatures.append((member, chain.identities[member].sign(message)))
+        signatures.append((member, identities[member].sign(message)))
     return Certificate(0, height, digest, tuple(signatures))
+
+
+def certificate_of(
+    chain: Chain, executed: ExecutedBlock, members: Sequence[str] | None = None
+) -> Certificate:
+    """Sign CHECKPOINT for a block with a quorum, or with those that are named."""
+    epoch = chain.genesis.epoch
+    quorum = epoch.members[: epoch.quorum] if members is None else members
+    return sign_certificate(chain.genesis, chain.identities, executed, quorum)
 
 
 def certified(

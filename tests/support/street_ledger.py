@@ -13,8 +13,6 @@ from typing import Self
 import msgspec
 
 from consensus.block import Certificate, Content
-from consensus.domain import Tag
-from consensus.messages import vote_bytes
 from consensus.operation import Operation
 from market.ceilings import ceiling_mwh
 from market.contracts.matching import BookRecord
@@ -29,11 +27,12 @@ from market.statements import Statement
 from market.tariffs import Fees
 from node.client import Client
 from node.clock import ClockRules
-from node.execution import Execution
+from node.execution import ExecutedBlock, Execution
 from node.genesis import PROTOCOL_VERSION, ConsensusRules, Genesis
 from node.identity import Identity, SodiumVerifier
 from node.store import LedgerStore
 from node.streets.street import HomeProfile, Street
+from tests.support.certified import sign_certificate
 
 EPOCH_DAY = 20_625
 MINUTE_MS = 60_000
@@ -181,7 +180,7 @@ class StreetLedger:
         height = self.execution.header.height + 1
         content = Content(0, height, time_ms, tuple(each.id for each in operations))
         executed = self.execution.execute(content, operations)
-        certificate = self._certificate(height, executed.digest) if is_certified else None
+        certificate = self._certificate(executed) if is_certified else None
         await self.store.append(executed, certificate)
 
     def sign_order_again(self, home: str, index: int) -> Operation:
@@ -189,23 +188,11 @@ class StreetLedger:
         order = OrderPayload(self._slot(index), 2, Side.BUY, 100, 0, 0)
         return self._sign(home, "order", index, order)
 
-    def _certificate(self, height: int, digest: bytes) -> Certificate:
+    def _certificate(self, executed: ExecutedBlock) -> Certificate:
         epoch = self.genesis.epoch
-        members = epoch.members
+        members, height = epoch.members, executed.header.height
         turned = [members[(height + i) % len(members)] for i in range(epoch.quorum)]
-        signatures = []
-        for member in sorted(turned):
-            message = vote_bytes(
-                Tag.CHECKPOINT,
-                self.genesis.chain_id,
-                epoch=0,
-                view=0,
-                sequence=height,
-                digest=digest,
-                member=member,
-            )
-            signatures.append((member, self.identities[member].sign(message)))
-        return Certificate(0, height, digest, tuple(signatures))
+        return sign_certificate(self.genesis, self.identities, executed, sorted(turned))
 
     # -- the day -------------------------------------------------------------------------------
 
